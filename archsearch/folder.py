@@ -1,0 +1,116 @@
+"""studies/<name>/: the files of a study, each written whole or not at all.
+
+    space.yaml    the space as resolved          study.db     Optuna's storage
+    trials/<n>/   spec.yaml, metrics.json, model.safetensors (weights of the first task)
+    best/         the same of the best candidate
+    record.json   versions, seeds, machine, every proposal counted          report.html
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archsearch.errors import UserError
+from archsearch.spec import ModelSpec, load_spec
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text whole: to a neighbour, to disk, then renamed over the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class StudyFolder:
+    """The paths of a study and how they are read and written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.space = self.path / "space.yaml"
+        self.record = self.path / "record.json"
+        self.report = self.path / "report.html"
+        self.best = self.path / "best"
+
+    @property
+    def storage(self) -> str:
+        """Where Optuna keeps the study unless told otherwise."""
+        return f"sqlite:///{self.path.absolute() / 'study.db'}"
+
+    def trial(self, number: int) -> Path:
+        return self.path / "trials" / str(number)
+
+    def weights(self, number: int) -> Path:
+        return self.trial(number) / "model.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the study for this process; UserError when another one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is running this study; wait for it or stop it"
+                ) from None
+            yield
+
+    def write_space(self, data: dict[str, Any]) -> None:
+        write_atomic(self.space, yaml.safe_dump(data, sort_keys=False))
+
+    def read_space(self) -> dict[str, Any] | None:
+        """The space that this study searches, None if there is no study here yet."""
+        if not self.space.exists():
+            return None
+        return yaml.safe_load(self.space.read_text(encoding="utf-8"))
+
+    def write_trial(self, number: int, spec: ModelSpec, metrics: dict[str, Any]) -> None:
+        """Puts a trial's spec and metrics into its folder; metrics last, they mark it finished."""
+        write_atomic(self.trial(number) / "spec.yaml", spec.to_yaml(f"trial {number}"))
+        write_atomic(self.trial(number) / "metrics.json", json.dumps(metrics, indent=1))
+
+    def read_trial(self, number: int) -> dict[str, Any] | None:
+        path = self.trial(number) / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def read_trials(self) -> list[dict[str, Any]]:
+        """The metrics of every trial that ended, by number."""
+        root = self.path / "trials"
+        numbers = sorted(int(p.name) for p in root.iterdir()) if root.is_dir() else []
+        return [trial for n in numbers if (trial := self.read_trial(n)) is not None]
+
+    def read_spec(self, number: int) -> ModelSpec:
+        return load_spec(self.trial(number) / "spec.yaml")
+
+    def read_record(self) -> dict[str, Any]:
+        if not self.record.exists():
+            raise UserError(
+                f"{self.path}: no study here (record.json is missing); run "
+                "`archsearch study SPACE.yaml` first, or name its folder"
+            )
+        return json.loads(self.record.read_text(encoding="utf-8"))
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        write_atomic(self.record, json.dumps(record, indent=1))
+
+    def publish_best(self, number: int) -> None:
+        """Copies a trial into best/, replacing what was there in one step."""
+        partial, old = self.path / ".best.partial", self.path / ".best.old"
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copytree(self.trial(number), partial)
+        if self.best.exists():
+            self.best.rename(old)
+        partial.rename(self.best)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""The ledger: what became of every proposal, kept in the study's storage trial by trial.
+
+Nothing is dropped: a candidate over budget, a duplicate, a combination that cannot be built and a
+crash are entries like a trained one, and the counts of a report come from here.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from optuna.trial import FrozenTrial
+
+State = Literal[
+    "training", "trained", "failed", "over_budget", "duplicate", "invalid", "interrupted"
+]
+Kind = Literal["baseline", "candidate"]
+ATTRIBUTE = "archsearch"
+"""The user attribute under which an entry stands in Optuna's storage."""
+
+
+@dataclass
+class Entry:
+    """One proposal and what became of it."""
+
+    number: int
+    kind: Kind
+    name: str
+    state: State
+    hash: str | None = None
+    summary: str | None = None
+    spec: dict[str, Any] | None = None
+    cost: dict[str, int] = field(default_factory=dict)
+    loss: float | None = None
+    cause: str | None = None
+    """Of a failure: diverged, out_of_memory, died or error. Of a rejection: the budget."""
+    message: str | None = None
+    duplicate_of: int | None = None
+
+    def brief(self) -> dict[str, Any]:
+        """The entry without its spec, which has a file of its own."""
+        return {key: value for key, value in asdict(self).items() if key != "spec"}
+
+
+class Ledger:
+    """All entries by trial number."""
+
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        self.entries: dict[int, Entry] = {}
+        for trial in trials:
+            if ATTRIBUTE in trial.user_attrs:
+                self.add(Entry(**trial.user_attrs[ATTRIBUTE]))
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.number] = entry
+
+    def having(self, *states: State, kind: Kind | None = None) -> list[Entry]:
+        """The entries in one of the states, of one kind or of both."""
+        entries = self.entries.values()
+        return [e for e in entries if e.state in states and kind in (None, e.kind)]
+
+    def first_with(self, digest: str) -> Entry | None:
+        """The entry that stands for an architecture: the first that was let through to training."""
+        taken = self.having("training", "trained", "failed")
+        return next((e for e in taken if e.hash == digest), None)
+
+    def ranking(self) -> list[Entry]:
+        """Trained candidates, lowest loss first."""
+        trained = self.having("trained", kind="candidate")
+        return sorted(trained, key=lambda e: (e.loss, e.number))
+
+    def counts(self) -> dict[str, Any]:
+        """How many were proposed, and what became of them; rejections by budget."""
+        states = Counter(e.state for e in self.entries.values())
+        budgets = Counter(e.cause for e in self.having("over_budget"))
+        causes = Counter(e.cause for e in self.having("failed"))
+        return {
+            "proposed": len(self.entries),
+            **{s: states[s] for s in ("trained", "failed", "over_budget", "duplicate", "invalid")},
+            "unfinished": states["training"] + states["interrupted"],
+            "over_budget_by": dict(budgets),
+            "failed_by": dict(causes),
+        }
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a result depends on beside the space: versions, commit, machine."""
+    packages = ("torch", "optuna", "pydantic", "networkx", "torchmetrics", "numpy")
+    return {
+        "archsearch": version("archsearch"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "device": device,
+            "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        },
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs, None for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,119 @@
+"""The proposer: what to train next, and what became of what was proposed.
+
+Optuna draws through ask and tell. Each draw becomes a spec, is looked up by its hash, costed, and
+either let through to training or settled at once; the sampler hears of every one of them. An entry
+is in the storage before its job starts, so a study that was killed knows what it had let through.
+"""
+
+import warnings
+from dataclasses import asdict
+
+import optuna
+from optuna.trial import TrialState
+
+from archsearch.baselines import reference
+from archsearch.errors import SpecError
+from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
+from archsearch.space import Space
+from archsearch.spec import ModelSpec
+
+PATIENCE = 200
+"""Proposals in a row that may bring nothing new to train before a search ends."""
+
+
+class Proposer:
+    """Asks Optuna for candidates of a space, `trials` of them to be trained, baselines first."""
+
+    def __init__(
+        self, space: Space, study: optuna.Study, *, seed: int, trials: int, vocab: int
+    ) -> None:
+        self.space, self.study, self.trials, self.vocab = space, study, trials, vocab
+        self.exhausted = False
+        past = study.get_trials(deepcopy=False)
+        self.ledger = Ledger(past)
+        # A resumed study must not repeat the draws it has made.
+        study.sampler = make_sampler(space.file.search.sampler, seed + len(past))
+        # A trial is opened again by its id, for which Optuna has no public name.
+        running = [t for t in past if t.state == TrialState.RUNNING]
+        self.asked = {t.number: optuna.Trial(study, t._trial_id) for t in running}
+        for number in self.asked.keys() - self.ledger.entries.keys():  # killed while being drawn
+            entry = Entry(number, "candidate", f"trial {number}", "interrupted")
+            self.settle(entry, TrialState.FAIL)
+
+    def next(self) -> Entry | None:
+        """The next architecture to train; None when there is none left."""
+        known = {e.name for e in self.ledger.entries.values() if e.kind == "baseline"}
+        for name in self.space.file.baselines:
+            if name not in known and (entry := self._baseline(name)) is not None:
+                return entry
+        taken = self.ledger.having("training", "trained", "failed", kind="candidate")
+        if len(taken) >= self.trials:
+            return None
+        for _ in range(PATIENCE):
+            if (entry := self._candidate()) is not None:
+                return entry
+        self.exhausted = True
+        return None
+
+    def settle(self, entry: Entry, state: TrialState, value: float | None = None) -> None:
+        """Closes a trial: its entry and its state, in the ledger and in the storage."""
+        trial = self.asked.pop(entry.number)
+        self.ledger.add(entry)
+        trial.set_user_attr(ATTRIBUTE, asdict(entry))
+        self.study.tell(trial, value, state=state)
+
+    def _ask(self) -> optuna.Trial:
+        trial = self.study.ask()
+        self.asked[trial.number] = trial
+        return trial
+
+    def _baseline(self, name: str) -> Entry | None:
+        """A reference architecture at the space's own width and depth, under the same budgets."""
+        size = self.space.default().data
+        spec = reference(name, dim=size["dim"], layers=size["layers"])
+        return self._screen(self._ask(), "baseline", name, spec)
+
+    def _candidate(self) -> Entry | None:
+        trial = self._ask()
+        name = f"trial {trial.number}"
+        try:
+            spec = self.space.decide(lambda path, domain: domain.suggest(trial, path))
+        except SpecError as error:
+            entry = Entry(trial.number, "candidate", name, "invalid", message=str(error))
+            self.settle(entry, TrialState.PRUNED)
+            return None
+        return self._screen(trial, "candidate", name, spec)
+
+    def _screen(
+        self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec
+    ) -> Entry | None:
+        """Lets a proposal through to training, or settles it as a duplicate or over budget."""
+        data = spec.model_dump(mode="json")
+        entry = Entry(trial.number, kind, name, "training", spec.hash(), spec.summary(), data)
+        twin = self.ledger.first_with(spec.hash())
+        if twin is not None and kind == "candidate":
+            entry.state, entry.duplicate_of, entry.loss = "duplicate", twin.number, twin.loss
+            scored = twin.loss is not None
+            self.settle(entry, TrialState.COMPLETE if scored else TrialState.PRUNED, twin.loss)
+            return None
+        entry.cost, excess = self.space.file.budgets.screen(spec, self.vocab)
+        if excess is not None:
+            entry.state, entry.cause = "over_budget", excess.budget
+            entry.message = f"{excess.budget} is {excess.cost}, max is {excess.max}"
+            trial.set_constraint(excess.budget, excess.ratio)
+            self.settle(entry, TrialState.PRUNED)
+            return None
+        self.ledger.add(entry)
+        trial.set_user_attr(ATTRIBUTE, asdict(entry))
+        return entry
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler by the name that a space gives it."""
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
+    with warnings.catch_warnings():  # `group` models each branch of a conditional space jointly
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)

@@ -1,0 +1,327 @@
+"""The study: propose, screen, train, record, until the trials are done; then test the best again.
+
+    proposer -> jobs -> worker processes -> metrics in the folder -> the proposer hears the loss
+
+This process is the only writer. Whatever is killed at whatever moment, the same command goes on:
+jobs without a result run again under their own number, and nothing finished is lost.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from archsearch.errors import NoFeasibleCandidate, SpecError, UserError
+from archsearch.folder import StudyFolder
+from archsearch.ledger import Entry, Ledger, environment
+from archsearch.proposing import PATIENCE, Proposer
+from archsearch.space import Space
+from archsearch.spec import ModelSpec
+from archsearch.workers import Done, Failed, Job, Message, Pool, Progress, Split
+
+MAX_WORKERS = 8
+"""Default limit; a worker holds about 400 MB."""
+
+
+@dataclass
+class Status:
+    """A snapshot for whoever watches a study."""
+
+    ledger: Ledger
+    running: dict[tuple[int, int], Progress | None]
+    """(trial, seed) -> the latest word from its worker."""
+    phase: str
+    jobs: int
+    jobs_done: int
+    seconds_left: float | None
+
+
+@dataclass
+class Result:
+    """What a study found."""
+
+    folder: Path
+    best: ModelSpec | None
+    """The candidate with the lowest validation loss, if any was trained."""
+    best_entry: Entry | None
+    counts: dict[str, Any]
+    exhausted: bool
+    """True when the space had nothing new left within the budgets."""
+
+
+Watch = Callable[[Status], None]
+
+
+def study(
+    space: Space,
+    *,
+    trials: int | None = None,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    device: str = "cpu",
+    seed: int | None = None,
+    watch: Watch = lambda status: None,
+) -> Result:
+    """Runs a study to its end, or goes on with it where it stopped.
+
+    Args:
+        space: what is searched.
+        trials: candidates to train; the space's own number if None.
+        workers: processes; one per core, at most 8, if None (one on an accelerator).
+        out: the study's folder; studies/<name> if None.
+        storage: an Optuna storage URL; SQLite in the folder if None.
+        device: where models are trained.
+        seed: the space's own if None.
+        watch: called with a Status whenever something happened.
+
+    Raises:
+        NoFeasibleCandidate: nothing fits the budgets.
+        UserError: the folder holds a study of another space, or a task cannot be prepared.
+    """
+    driver = Driver(space, StudyFolder(out or Path("studies") / space.name), device, seed, trials)
+    driver.preflight()
+    with driver.folder.locked():
+        driver.open(storage)
+        return driver.run(workers or default_workers(device), watch)
+
+
+def default_workers(device: str) -> int:
+    """One per core, at most MAX_WORKERS; one on an accelerator."""
+    return 1 if device != "cpu" else min(cores(), MAX_WORKERS)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Driver:
+    """One study in progress: its jobs, its workers, its folder."""
+
+    def __init__(
+        self, space: Space, folder: StudyFolder, device: str, seed: int | None, trials: int | None
+    ) -> None:
+        self.space, self.file, self.folder, self.device = space, space.file, folder, device
+        self.seed = self.file.seed if seed is None else seed
+        self.trials = trials or self.file.search.trials
+        self.vocab = max(task.vocab_size for task in self.file.tasks)
+        self.running: dict[tuple[int, int], Progress | None] = {}
+        self.seconds: list[float] = []  # of the jobs finished here, for the time left
+        self.jobs_done = 0
+
+    def preflight(self) -> None:
+        """Before anything is written: tasks prepared, folder ours, one feasible candidate found."""
+        for task in self.file.tasks:
+            task.prepare()
+        self._refuse_another_space()
+        rng, rejections = random.Random(self.seed), Counter[str]()
+        for _ in range(PATIENCE):
+            try:
+                spec = self.space.decide(lambda _, domain: domain.draw(rng))
+            except SpecError:
+                rejections["the sizes of blocks"] += 1
+                continue
+            _, excess = self.file.budgets.screen(spec, self.vocab)
+            if excess is None:
+                return
+            rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
+        told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
+        raise NoFeasibleCandidate(
+            f"{self.space.name}: none of {PATIENCE} random candidates is feasible: {told}. Raise the "
+            "budget that rejects most, or make the space smaller (dim, layers, expand)"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The space as this study resolves it."""
+        data = self.file.model_dump(mode="json")
+        data["seed"], data["search"]["trials"] = self.seed, self.trials
+        return data
+
+    def _refuse_another_space(self) -> None:
+        there, here = self.folder.read_space(), self.document()
+        if there is None:
+            return
+        there["search"].pop("trials", None)  # more trials extend a study, they do not change it
+        here["search"].pop("trials")
+        if (path := first_difference(there, here)) is not None:
+            raise UserError(
+                f"{self.folder.path}: holds a study of another space; they differ first at {path}. "
+                "Choose another folder with --out, or delete this one"
+            )
+
+    def open(self, storage: str | None) -> None:
+        """Creates or loads the storage, and takes up what an earlier process left unfinished."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.write_space(self.document())
+        stored = optuna.create_study(
+            storage=storage or self.folder.storage,
+            study_name=self.space.name,
+            direction="minimize",
+            load_if_exists=True,
+        )
+        self.proposer = Proposer(
+            self.space, stored, seed=self.seed, trials=self.trials, vocab=self.vocab
+        )
+        self.ledger = self.proposer.ledger
+        for entry in self.ledger.having("training"):
+            if (trial := self.folder.read_trial(entry.number)) is not None:
+                self.close(entry, trial)  # the result was written, the storage not yet told
+        self.left_over = [self.search_job(entry) for entry in self.ledger.having("training")]
+        trials = self.folder.read_trials()
+        self.jobs_done = sum(len(t["runs"]) + len(t["failures"]) for t in trials)
+        self.environment = environment(self.device)
+        self.started = datetime.now(UTC)
+        self.write_record()
+
+    def run(self, workers: int, watch: Watch) -> Result:
+        """Keeps the workers busy until nothing is left to do."""
+        with Pool(workers) as pool:
+            self._drain(pool, "search", self.search_jobs(), watch)
+            self._drain(pool, "final", self.final_jobs(), watch)
+        self.write_record(finished=datetime.now(UTC))
+        best = next(iter(self.ledger.ranking()), None)
+        spec = ModelSpec.model_validate(best.spec) if best else None
+        return Result(
+            self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted
+        )
+
+    def search_jobs(self) -> Iterator[Job]:
+        """The jobs of the search, each proposed when a worker is free for it."""
+        yield from self.left_over
+        while (entry := self.proposer.next()) is not None:
+            yield self.search_job(entry)
+
+    def final_jobs(self) -> Iterator[Job]:
+        """The best candidates and all baselines, on seeds and a split that the search never saw."""
+        entries = self.ledger.ranking()[: self.file.final.top]
+        entries += self.ledger.having("trained", kind="baseline")
+        for seed in range(self.seed + 1, self.seed + 1 + self.file.final.seeds):
+            for entry in entries:
+                trial = self.folder.read_trial(entry.number) or self._new_trial(entry)
+                past = [*trial["runs"], *trial["failures"]]
+                if not any((run["seed"], run["split"]) == (seed, "test") for run in past):
+                    yield self._job(entry, seed, "test", None)
+
+    def search_job(self, entry: Entry) -> Job:
+        return self._job(entry, self.seed, "val", str(self.folder.weights(entry.number)))
+
+    def _job(self, entry: Entry, seed: int, split: Split, weights: str | None) -> Job:
+        assert entry.spec is not None
+        return Job(
+            number=entry.number,
+            spec=entry.spec,
+            tasks=[task.model_dump(mode="json") for task in self.file.tasks],
+            training=self.file.train.model_dump(mode="json"),
+            seed=seed,
+            split=split,
+            device=self.device,
+            weights=weights,
+        )
+
+    def _drain(self, pool: Pool, phase: str, jobs: Iterator[Job], watch: Watch) -> None:
+        """Feeds jobs to the pool as it has room, and hears it out."""
+        more = True
+        while more or pool.running:
+            while more and pool.has_room:
+                if (job := next(jobs, None)) is None:
+                    more = False
+                else:
+                    pool.submit(job)
+                    self.running[job.number, job.seed] = None
+                    watch(self.status(phase, pool.size))
+            for message in pool.messages(0.5):
+                self.hear(message)
+            watch(self.status(phase, pool.size))
+
+    def hear(self, message: Message) -> None:
+        """Writes down what a worker said: the folder first, then the storage."""
+        job = message.job
+        if isinstance(message, Progress):
+            self.running[job.number, job.seed] = message
+            return
+        del self.running[job.number, job.seed]
+        self.jobs_done += 1
+        entry = self.ledger.entries[job.number]
+        trial = self.folder.read_trial(job.number) or self._new_trial(entry)
+        if isinstance(message, Done):
+            self.seconds.append(message.run["seconds"])
+            trial["runs"].append(message.run)
+            news = {"state": "trained", "loss": message.run["loss"]}
+        else:
+            news = {"state": "failed", "cause": message.cause, "message": message.message}
+            trial["failures"].append({"seed": job.seed, "split": job.split, **news})
+        if job.split == "val":
+            trial |= news
+        self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
+        if job.split == "val":
+            self.close(entry, trial)
+        self.write_record()
+
+    def close(self, entry: Entry, trial: dict[str, Any]) -> None:
+        """Ends a trial of the search as its metrics say, and moves best/ to it if it leads."""
+        for key in ("state", "loss", "cause", "message"):
+            setattr(entry, key, trial[key])
+        state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
+        self.proposer.settle(entry, state, entry.loss)
+        if self.ledger.ranking()[:1] == [entry]:
+            self.folder.publish_best(entry.number)
+
+    @staticmethod
+    def _new_trial(entry: Entry) -> dict[str, Any]:
+        """metrics.json of a trial before its first result."""
+        return {**entry.brief(), "runs": [], "failures": []}
+
+    def write_record(self, finished: datetime | None = None) -> None:
+        """record.json: what ran where, and every proposal counted."""
+        unseen = ("over_budget", "duplicate", "invalid", "failed", "interrupted")
+        self.folder.write_record(
+            {
+                "name": self.space.name,
+                "seed": self.seed,
+                "seeds": {
+                    "search": self.seed,
+                    "final": [self.seed + 1 + i for i in range(self.file.final.seeds)],
+                },
+                **self.environment,
+                "started": self.started.isoformat(timespec="seconds"),
+                "finished": finished.isoformat(timespec="seconds") if finished else None,
+                "exhausted": self.proposer.exhausted,
+                "counts": self.ledger.counts(),
+                "tasks": {
+                    task.name: {"fingerprint": task.fingerprint(), "floors": task.floors()}
+                    for task in self.file.tasks
+                },
+                "untrained": [entry.brief() for entry in self.ledger.having(*unseen)],
+            }
+        )
+
+    def status(self, phase: str, workers: int) -> Status:
+        finals = (self.file.final.top + len(self.file.baselines)) * self.file.final.seeds
+        jobs = self.trials + len(self.file.baselines) + finals
+        left = jobs - self.jobs_done
+        mean = sum(self.seconds) / len(self.seconds) if self.seconds else None
+        seconds_left = None if mean is None else mean * max(0, left) / workers
+        return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The first path at which two plain trees differ, with both values; None if they are equal."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            below = f"{path}.{key}".lstrip(".")
+            if (found := first_difference(a.get(key), b.get(key), below)) is not None:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        found = (first_difference(x, y, f"{path}[{i}]") for i, (x, y) in pairs)
+        return next((f for f in found if f is not None), None)
+    return None if a == b and type(a) is type(b) else f"{path} ({a!r} there, {b!r} here)"

@@ -1,0 +1,1 @@
+"""Plain PyTorch files that the exporter copies beside a model as they are."""

@@ -1,0 +1,221 @@
+"""Worker processes: each trains one job at a time, on one thread, and reports to the driver.
+
+The driver is the only one that writes the study. A worker that dies takes its own job with it and
+nothing else: the pipe closes, the driver hears of it at once and starts another. Workers ignore
+Ctrl-C (the driver decides) and end when the driver's end of the pipe closes.
+"""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An architecture to train on every task with one seed; all of it plain data."""
+
+    number: int
+    spec: dict[str, Any]
+    tasks: list[dict[str, Any]]
+    training: dict[str, Any]
+    seed: int
+    split: Split
+    device: str
+    weights: str | None = None
+    """Where to put the weights trained on the first task, or None to drop them."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `step` of the training on `task`."""
+
+    job: Job
+    task: str
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job. `run` is its entry in metrics.json."""
+
+    job: Job
+    run: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that ended otherwise: `cause` in one word, `message` in full."""
+
+    job: Job
+    cause: Literal["diverged", "out_of_memory", "error", "died"]
+    message: str
+
+
+Message = Progress | Done | Failed
+
+
+def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
+    """Trains and evaluates a job; every way to fail comes back as a Failed with its cause."""
+    import torch
+
+    from archsearch.training import Diverged
+
+    try:
+        return Done(job, _train_all(job, report))
+    except Diverged as error:
+        return Failed(job, "diverged", str(error))
+    except torch.OutOfMemoryError as error:
+        return Failed(job, "out_of_memory", str(error))
+    except Exception as error:  # the boundary of a trial: whatever a block raises fails it alone
+        oom = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        text = "".join(traceback.format_exception(error, limit=-4)).strip()
+        return Failed(job, "out_of_memory" if oom else "error", text)
+
+
+def _train_all(job: Job, report: Any) -> dict[str, Any]:
+    from archsearch.spec import ModelSpec
+    from archsearch.tasks import TASKS
+    from archsearch.training import Training, train
+
+    spec = ModelSpec.model_validate(job.spec)
+    training = Training.model_validate(job.training)
+    tasks = [TASKS[data["type"]].model_validate(data) for data in job.tasks]
+    entries: dict[str, Any] = {}
+    for task in tasks:
+        outcome = train(
+            spec, task, training, seed=job.seed, split=job.split, device=job.device,
+            report=lambda step, loss, name=task.name: report(Progress(job, name, step, loss)),
+        )  # fmt: skip
+        if job.weights and task is tasks[0]:
+            save_weights(outcome.model, Path(job.weights))
+        entries[task.name] = {
+            "loss": outcome.evaluation.loss,
+            "score": outcome.score,
+            "metrics": outcome.evaluation.metrics,
+            "curve": outcome.curve,
+            "rungs": outcome.rungs,
+            "seconds": round(outcome.seconds, 3),
+        }
+    return {
+        "seed": job.seed,
+        "split": job.split,
+        "loss": sum(e["loss"] for e in entries.values()) / len(entries),
+        "seconds": round(sum(e["seconds"] for e in entries.values()), 3),
+        "tasks": entries,
+    }
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Parameters by name as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, partial)
+    os.replace(partial, path)
+
+
+def _serve(pipe: Connection) -> None:
+    """A worker's life: jobs in, messages out, until the driver hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import torch
+
+    torch.set_num_threads(1)  # two spinning thread pools on shared cores are slower than one thread
+    try:
+        while True:
+            job = pipe.recv()
+            pipe.send(run_job(job, pipe.send))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+
+
+@dataclass
+class Pool:
+    """`size` workers, started when first needed. Use as a context manager: it ends them all."""
+
+    size: int
+    workers: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for worker in self.workers:
+            self._end(worker)
+
+    @property
+    def running(self) -> list[Job]:
+        return [worker.job for worker in self.workers if worker.job is not None]
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.running) < self.size
+
+    def submit(self, job: Job) -> None:
+        """Hands a job to an idle worker, starting one if there is none."""
+        worker = next((w for w in self.workers if w.job is None), None)
+        if worker is None:
+            worker = self._start()
+            self.workers.append(worker)
+        worker.job = job
+        worker.pipe.send(job)
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        """What the workers have said; waits up to `timeout` seconds for a first word."""
+        pipes = {worker.pipe: worker for worker in self.workers}
+        for pipe in wait(list(pipes), timeout):
+            worker = pipes[pipe]  # type: ignore[index]
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                message = self._bury(worker)
+            if isinstance(message, Done | Failed):
+                worker.job = None
+            if message is not None:
+                yield message
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # fork after torch has threads can deadlock
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _bury(self, worker: _Worker) -> Failed | None:
+        worker.process.join()
+        self.workers.remove(worker)
+        code = worker.process.exitcode
+        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if worker.job is None:
+            return None
+        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        return Failed(worker.job, "died", f"the worker process ended with {why}{hint}")
+
+    @staticmethod
+    def _end(worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.terminate()
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+

@@ -1,0 +1,81 @@
+"""What a block is, and how it gets a name in YAML.
+
+A block maps a sequence and a state to a sequence and a state, by one method for training, prefill
+and decoding:
+
+    y, state = block(x, state)          x, y (B, T, D), any T >= 1; state None at the start
+
+Letters of this folder: B batch, T time, D model width, H heads, K key width and V value width per
+head. The laws that every block obeys (causal, streaming, finite, ...) are tests over the catalogue.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar, TypeAlias, TypeVar
+
+from torch import Tensor, nn
+
+State: TypeAlias = "Tensor | tuple[State, ...] | None"
+P = TypeVar("P")
+Part: TypeAlias = Callable[..., P]
+"""A nested part is handed over as its class, or a functools.partial of it; its owner builds it."""
+
+
+class Family:
+    """A kind of part. Direct subclasses are families, named subclasses of those their members.
+
+    `class Retention(Mixer, name="retention")` enters `Mixer.members["retention"]`: the class is the
+    whole registration, and its keyword-only parameters are its schema.
+    """
+
+    members: ClassVar[dict[str, type]]
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        super().__init_subclass__()
+        if Family in cls.__bases__:
+            cls.members = {}
+        elif name is not None:
+            taken = cls.members.setdefault(name, cls)
+            if taken is not cls:
+                raise ValueError(
+                    f"{cls.__module__}.{cls.__qualname__}: the name {name!r} is taken by "
+                    f"{taken.__module__}.{taken.__qualname__}; choose another"
+                )
+            cls.name = name
+
+
+class Block(nn.Module):
+    """A sequence map with a state: forward(x (B, T, D), state) -> (y (B, T, D), state).
+
+    `grows` is True for a block whose state grows with the tokens seen (an attention cache).
+    """
+
+    grows: bool = False
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+
+class Mixer(Block, Family):
+    """A block that mixes information over time. Built as Mixer(dim, **options)."""
+
+
+class ChannelMixer(Block, Family):
+    """A block that works on each token alone (its state is None). Built as (dim, **options)."""
+
+
+def require_divisor(block: str, argument: str, divisor: int, whole: int, of: str) -> None:
+    """Refuses a count that is not positive or does not divide what it splits."""
+    if divisor < 1 or whole % divisor:
+        legal = [n for n in range(1, whole + 1) if whole % n == 0]
+        raise ValueError(
+            f"{block}: {argument} ({divisor}) must divide {of} ({whole}); allowed: "
+            + ", ".join(map(str, legal))
+        )
+
+
+def require_positive(block: str, **values: float) -> None:
+    """Refuses sizes that are not positive."""
+    for argument, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{block}: {argument} must be positive, got {value}")

@@ -1,0 +1,148 @@
+"""Decays: how fast each head forgets, carried as natural logarithms (log_decay <= 0).
+
+fixed      log gamma_h, never trained                               (Sun et al. 2023, RetNet)
+learned    log gamma_h = -exp(a_h)
+selective  log alpha_t = -exp(a_h) softplus(w_h x_t + b_h) + log r_t,   r_t = sigmoid(w_r x_t + b_r)
+           and a write gate s_t on the key: none, sigmoid(W x), softplus(W x) or tied, 1 - alpha_t
+
+A half-life of n tokens is log gamma = -ln 2 / n. RetNet's gamma_h = 1 - 2^(-5-h) has half-lives of
+about 22, 44, 89, ... tokens: each head remembers twice as long as the one before. `half_life` keeps
+that ladder and moves its first rung.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .block import Family, require_positive
+
+OPEN = 6.0
+"""Bias of a reset gate at birth: sigmoid(6) = 0.9975, open."""
+
+
+class Decay(nn.Module, Family):
+    """Built by its mixer as Decay(dim, heads, width, **options), width the key width of a head.
+
+    forward(x (B, T, D)) -> (log_decay (H,) | (B, T, H) | (B, T, H, K),
+                             write None | (B, T, H, 1) | (B, T, H, K), a factor on the key)
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+
+def retnet_decay(heads: int) -> Tensor:
+    """log(1 - 2^(-5-h)), (H,) (Sun et al. 2023, eq. 8)."""
+    return torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads, dtype=torch.float64)))).float()
+
+
+def ladder(kind: str, heads: int, half_life: float | None) -> Tensor:
+    """Initial log-decays (H,): RetNet's, or half-lives half_life * 2^h tokens."""
+    if half_life is None:
+        return retnet_decay(heads)
+    require_positive(kind, half_life=half_life)
+    return -math.log(2.0) / (half_life * 2.0 ** torch.arange(heads, dtype=torch.float32))
+
+
+class FixedDecay(Decay, name="fixed"):
+    """One constant decay per head (Sun et al. 2023).
+
+    Args:
+        schedule: retnet is 1 - 2^(-5-h); log_spaced is 1 - exp(linspace(ln 1/32, ln 1/512, H)).
+    """
+
+    log_decay: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        width: int,
+        *,
+        schedule: Literal["retnet", "log_spaced"] = "retnet",
+    ) -> None:
+        super().__init__()
+        if schedule == "retnet":
+            log_decay = retnet_decay(heads)
+        else:
+            rate = torch.linspace(math.log(1 / 32), math.log(1 / 512), heads).exp()
+            log_decay = torch.log1p(-rate)
+        self.register_buffer("log_decay", log_decay, persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.log_decay, None
+
+
+class LearnedDecay(Decay, name="learned"):
+    """One trained decay per head, log gamma_h = -exp(a_h).
+
+    Args:
+        half_life: tokens, of the first head at birth, doubling from head to head; null is RetNet's.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, width: int, *, half_life: float | None = None
+    ) -> None:
+        super().__init__()
+        self.a = nn.Parameter((-ladder("learned decay", heads, half_life)).log())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return -self.a.exp(), None
+
+
+class SelectiveDecay(Decay, name="selective"):
+    """Decay and write strength read from the content; at birth exactly a constant decay.
+
+    The weights w start at zero and b at softplus^-1(-log gamma_h), so that an untrained selective
+    retention is a RetNet with the same half-lives; training moves it away from there.
+
+    Args:
+        per: one decay per head, or one per key channel.
+        half_life: tokens, of the first head at birth, doubling from head to head; null is RetNet's.
+        write: factor s_t on the key; tied is 1 - alpha_t.
+        reset: a second gate r_t, open at birth, that can wipe a head's state in one step.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        width: int,
+        *,
+        per: Literal["head", "channel"] = "head",
+        half_life: float | None = None,
+        write: Literal["none", "sigmoid", "softplus", "tied"] = "none",
+        reset: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.width, self.write_gate = heads, 1 if per == "head" else width, write
+        rate = -ladder("selective decay", heads, half_life)
+        self.a = nn.Parameter(torch.zeros(heads))
+        self.select = nn.Linear(dim, heads * self.width)
+        nn.init.zeros_(self.select.weight)
+        bias = torch.expm1(rate).log()  # softplus^-1
+        self.select.bias = nn.Parameter(bias.repeat_interleave(self.width))
+        if write in ("sigmoid", "softplus"):
+            self.write = nn.Linear(dim, heads * self.width)
+        if reset:
+            self.reset = nn.Linear(dim, heads)
+            nn.init.constant_(self.reset.bias, OPEN)
+        self.has_reset = reset
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        per = (self.heads, self.width)
+        rate = self.a.exp()[:, None] * F.softplus(self.select(x).unflatten(-1, per))
+        log_decay = -rate  # (B, T, H, 1 | K)
+        if self.has_reset:
+            log_decay = log_decay + F.logsigmoid(self.reset(x))[..., None]
+        write = None
+        if self.write_gate == "sigmoid":
+            write = torch.sigmoid(self.write(x)).unflatten(-1, per)
+        elif self.write_gate == "softplus":
+            write = F.softplus(self.write(x)).unflatten(-1, per)
+        elif self.write_gate == "tied":
+            write = -torch.expm1(log_decay)
+        return (log_decay if self.width > 1 else log_decay.squeeze(-1)), write

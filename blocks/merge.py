@@ -1,0 +1,97 @@
+"""Merges: several branches y_1..y_n that read the same x become one sequence.
+
+sum     y = sum_i c_i y_i,                 c_i = 1/n, fixed or learned
+concat  y = W [y_1; ...; y_n]
+gate    y = sum_i g_i * y_i,               g_i = sigmoid(theta_i) per channel, or sigmoid(W_i x_t)
+route   y_t = sum_i p_i(x_t) y_i,          p = softmax(W x_t / temperature), one weight per branch
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .block import Family, require_positive
+
+
+class Merge(nn.Module, Family):
+    """Built as Merge(dim, branches, **options).
+
+    forward(x (B, T, D), *branches, each (B, T, D)) -> (B, T, D). The order of the branches has no
+    meaning beyond which weights are theirs.
+    """
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Sum(Merge, name="sum"):
+    """Weighted sum, at birth the mean.
+
+    Args:
+        scale: fixed weights 1/n, or one learned weight per branch.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, dim: int, branches: int, *, scale: Literal["fixed", "learned"] = "fixed"
+    ) -> None:
+        super().__init__()
+        weight = torch.full((branches,), 1 / branches)
+        if scale == "learned":
+            self.weight = nn.Parameter(weight)
+        else:
+            self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        return torch.einsum("n,nbtd->btd", self.weight, torch.stack(branches))
+
+
+class Concat(Merge, name="concat"):
+    """Concatenation along the width, projected back."""
+
+    def __init__(self, dim: int, branches: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(branches * dim, dim, bias=False)
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        return self.project(torch.cat(branches, dim=-1))
+
+
+class Gate(Merge, name="gate"):
+    """A sigmoid gate on every channel of every branch.
+
+    Args:
+        per: channel is a learned constant; token reads the gate from x_t.
+    """
+
+    def __init__(
+        self, dim: int, branches: int, *, per: Literal["token", "channel"] = "token"
+    ) -> None:
+        super().__init__()
+        self.shape = (branches, dim)
+        self.read = nn.Linear(dim, branches * dim) if per == "token" else None
+        self.theta = nn.Parameter(torch.zeros(branches, dim)) if per == "channel" else None
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        logits = self.theta if self.read is None else self.read(x).unflatten(-1, self.shape)
+        return (torch.sigmoid(logits) * torch.stack(branches, dim=-2)).sum(-2)  # over n
+
+
+class Route(Merge, name="route"):
+    """A soft router: per token, one probability per branch.
+
+    Args:
+        temperature: divides the logits; small is decided, large is even.
+    """
+
+    def __init__(self, dim: int, branches: int, *, temperature: float = 1.0) -> None:
+        super().__init__()
+        require_positive("route", temperature=temperature)
+        self.read = nn.Linear(dim, branches)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        p = torch.softmax(self.read(x) / self.temperature, dim=-1)  # (B, T, n)
+        return torch.einsum("btn,btnd->btd", p, torch.stack(branches, dim=-2))

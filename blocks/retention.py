@@ -1,0 +1,81 @@
+"""Multi-scale retention (Sun et al. 2023), with the decay as a part.
+
+    S_t = exp(g_t) S_{t-1} + (s_t * k_t) v_t^T          per head, S in R^{K x V}
+    o_t = K^(-1/2) S_t^T q_t
+    y_t = W_o (rms(o_t) * silu(W_g x_t))
+
+q and k are rotated by RetNet's angles; g_t (log-decay) and s_t (write gate) come from the decay. The
+norm is per head and without affine parameters, so a positive scale of a whole row of o is free.
+With a selective decay this is selective retention: a RetNet at birth, a gated one when trained.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.scan import scan
+from .block import Mixer, Part, State, require_divisor, require_positive
+from .decay import Decay, FixedDecay
+from .rotary import retnet_frequencies, rotate
+from .short_conv import ShortConv
+
+
+class Retention(Mixer, name="retention"):
+    """Retention over heads that forget at different speeds (Sun et al. 2023, section 2).
+
+    State: (S (B, H, K, V) float32, the convolution's state or None, tokens seen ()).
+
+    Args:
+        heads: number of heads, each of key width dim / heads (even, for the rotation).
+        expand: value width as a multiple of the key width.
+        decay: how the heads forget.
+        gate: output gate, silu(W_g x) as in the paper, or none.
+        conv: width of a causal convolution over q, k and v; 0 is none.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 4,
+        expand: int = 1,
+        decay: Part[Decay] = FixedDecay,
+        gate: Literal["silu", "none"] = "silu",
+        conv: int = 0,
+    ) -> None:
+        super().__init__()
+        require_divisor("retention", "heads", heads, dim, "dim")
+        require_positive("retention", expand=expand)
+        if dim // heads % 2:
+            raise ValueError(
+                f"retention: the key width of a head, dim / heads = {dim // heads}, must be even "
+                "because q and k are rotated in pairs; change heads or dim"
+            )
+        self.heads, self.widths = heads, (dim, dim, expand * dim)
+        self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.decay = decay(dim, heads, dim // heads)
+        self.gate = nn.Linear(dim, expand * dim, bias=False) if gate == "silu" else None
+        self.out = nn.Linear(expand * dim, dim, bias=False)
+        self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        S, window, seen = state if state is not None else (None, None, x.new_zeros((), dtype=torch.long))
+        qkv = self.qkv(x)
+        if self.conv is not None:
+            qkv, window = self.conv(qkv, window)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.widths, dim=-1))
+        position = seen + torch.arange(x.shape[1], device=x.device)
+        q, k = (rotate(part, position, self.frequencies) for part in (q, k))  # (B, T, H, K)
+        log_decay, write = self.decay(x)
+        if write is not None:
+            k = k * write
+        o, S = scan(q, k, v, log_decay, initial_state=S)  # (B, T, H, V)
+        o = F.rms_norm(o, o.shape[-1:], eps=1e-6).flatten(-2)
+        if self.gate is not None:
+            o = o * F.silu(self.gate(x))
+        return self.out(o), (S, window, seen + x.shape[1])

@@ -1,0 +1,123 @@
+"""What the public functions share: argument checks, the choice of backend, packed sequences, names.
+
+Everything a user can get wrong is a ValueError that names the operator, the argument, what came and
+what is allowed.
+"""
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+Backend = Literal["auto", "reference", "chunked", "triton"]
+
+# The operators are registered under the name of the package they were imported in ("archsearch",
+# "my_model"): an exported model carries a copy of these files, and it must be possible to load it
+# beside archsearch, or beside another exported model, in one process.
+NAMESPACE = re.sub(r"\W", "_", (__package__ or "kernels").removesuffix(".kernels"))
+
+
+def register_flops(name: str, formula: Callable[..., int]) -> None:
+    """Tell FlopCounterMode what NAMESPACE::name costs; the formula receives shapes for tensors."""
+    operator = getattr(getattr(torch.ops, NAMESPACE), name)
+    flop_registry.pop(operator, None)  # a package imported afresh registers its operators again
+    register_flop_formula(operator)(formula)
+
+
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of states and sums over time: float64 for float64, float32 for everything else."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    # PyTorch leaves autocast on inside a custom operator: the state would be summed in bfloat16.
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+class Arguments:
+    """The arguments of one call, checked in turn: a size letter means the same in all of them."""
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+        self.sizes: dict[str, int] = {}
+        self.device: torch.device | None = None
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.operator}: {message}")
+
+    def tensor(self, name: str, value: object, shape: str) -> None:
+        """Require a floating-point tensor of a shape such as "B T H K"; new letters are bound."""
+        letters = shape.split()
+        known = ", ".join(f"{a} = {self.sizes[a]}" for a in letters if a in self.sizes)
+        allowed = f"({', '.join(letters)})" + (f" with {known}" if known else "")
+        if not isinstance(value, Tensor):
+            raise self.error(f"{name} must be a tensor {allowed}; got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise self.error(f"{name} must have a floating-point dtype; got {value.dtype}")
+        if value.device != (self.device or value.device):
+            raise self.error(f"{name} must be on {self.device} as the others; got {value.device}")
+        self.device = value.device
+        new = {a: n for a, n in zip(letters, value.shape, strict=False) if a not in self.sizes}
+        if 0 in new.values():
+            raise self.error(f"{name} must be {allowed}, sizes >= 1; got {tuple(value.shape)}")
+        self.sizes |= new
+        if value.shape != torch.Size(self.sizes.get(a, 0) for a in letters):
+            raise self.error(f"{name} must have shape {allowed}; got {tuple(value.shape)}")
+
+    def backend(self, backend: str) -> Literal["reference", "chunked"]:
+        """The backend that will run; nothing falls back silently."""
+        if backend == "triton":
+            raise self.error(
+                "backend 'triton' is not there yet: its kernels are still to be written; "
+                "'auto', 'chunked' and 'reference' are there"
+            )
+        if backend not in get_args(Backend):
+            allowed = ", ".join(map(repr, get_args(Backend)))
+            raise self.error(f"backend must be one of {allowed}; got {backend!r}")
+        return "reference" if backend == "reference" else "chunked"
+
+    def packing(self, cu_seqlens: Tensor | None) -> list[int] | None:
+        """The borders of packed sequences as Python numbers; binds their number, sequences."""
+        if cu_seqlens is None:
+            return None
+        if self.sizes["B"] != 1:
+            batch = self.sizes["B"]
+            raise self.error(f"cu_seqlens packs sequences into a batch of 1; got B = {batch}")
+        if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+            got = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
+            raise self.error(f"cu_seqlens must be a tensor of int32 or int64; got {got}")
+        if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
+            got = tuple(cu_seqlens.shape)
+            raise self.error(f"cu_seqlens must have shape (N + 1,) with N >= 1; got {got}")
+        bounds, T = cu_seqlens.tolist(), self.sizes["T"]
+        if bounds[0] != 0 or bounds[-1] != T or any(a > b for a, b in pairwise(bounds)):
+            raise self.error(
+                f"cu_seqlens must run from 0 to T = {T} without decreasing; got {bounds}"
+            )
+        self.sizes["sequences"] = len(bounds) - 1
+        return bounds
+
+
+def over_sequences(
+    run: Callable[[slice, Tensor | None], tuple[Tensor, Tensor]],
+    bounds: list[int],
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Call run(steps, state) for one packed sequence after another."""
+    initial = [None] * (len(bounds) - 1) if initial_state is None else initial_state.split(1)
+    outputs: list[Tensor] = []
+    states: list[Tensor | None] = []
+    for (start, end), state in zip(pairwise(bounds), initial, strict=True):
+        if start == end:  # an empty sequence ends where it starts
+            states.append(state)
+            continue
+        output, final = run(slice(start, end), state)
+        outputs.append(output)
+        states.append(final)
+    like = next(state for state in states if state is not None)
+    finals = [torch.zeros_like(like) if state is None else state.to(like) for state in states]
+    return torch.cat(outputs, 1), torch.cat(finals)
