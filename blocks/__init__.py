@@ -1,10 +1,10 @@
 """The catalogue of blocks. A file here is a block: importing the package finds them all.
 
-    Mixer         mixes over time         retention, mamba, attention, short_conv
-    ChannelMixer  works on each token     swiglu
-    Decay         how retention forgets   fixed, learned, selective
-    Merge         joins branches          sum, concat, gate, route
-    Norm          over the width          rmsnorm, layernorm
+Mixer         mixes over time         retention, mamba, attention, short_conv
+ChannelMixer  works on each token     swiglu
+Decay         how retention forgets   fixed, learned, selective
+Merge         joins branches          sum, concat, gate, route
+Norm          over the width          rmsnorm, layernorm
 """
 
 import importlib

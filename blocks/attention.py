@@ -1,6 +1,6 @@
 """Softmax attention with rotary positions, grouped key heads, a window and a cache.
 
-    o_t = sum_{s in W(t)} softmax_s(K^(-1/2) R(t) q_t . R(s) k_s) v_s,    W(t) = {t-window+1, ..., t}
+    o_t = sum_{s in W(t)} softmax_s(K^(-1/2) R(t) q_t . R(s) k_s) v_s,   W(t) = {t-window+1, ..., t}
 
 Vaswani et al. 2017; rotary positions Su et al. 2021; grouped queries Ainslie et al. 2023; sliding
 window Beltagy et al. 2020.
@@ -20,8 +20,8 @@ from .short_conv import ShortConv
 class Attention(Mixer, name="attention"):
     """Causal multi-head attention; the state is its cache and grows unless there is a window.
 
-    State: (keys (B, G, S, K), values (B, G, S, K), the convolution's state or None, tokens seen ()),
-    S the tokens kept: all, or the last window - 1.
+    State: (keys (B, G, S, K), values (B, G, S, K), the convolution's state or None, tokens seen
+    ()), S the tokens kept: all, or the last window - 1.
 
     Args:
         heads: query heads, each of width dim / heads (even, for the rotation).
@@ -64,8 +64,8 @@ class Attention(Mixer, name="attention"):
         self.register_buffer("frequencies", rope_frequencies(width), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        keys, values, window, seen = state if state is not None else (None, None, None, None)
-        seen = x.new_zeros((), dtype=torch.long) if seen is None else seen
+        start = (None, None, None, x.new_zeros((), dtype=torch.long))
+        keys, values, window, seen = start if state is None else state
         qkv = self.qkv(x)
         if self.conv is not None:
             qkv, window = self.conv(qkv, window)
@@ -74,7 +74,7 @@ class Attention(Mixer, name="attention"):
             position = seen + torch.arange(x.shape[1], device=x.device)
             q, k = (rotate(part, position, self.frequencies) for part in (q, k))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H | G, T, K)
-        if keys is not None:
+        if keys is not None and values is not None:
             k, v = torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
         o = self.attend(q, k, v)
         if self.window is not None:  # what no later token sees is dropped

@@ -10,11 +10,12 @@ head. The laws that every block obeys (causal, streaming, finite, ...) are tests
 """
 
 from collections.abc import Callable
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-State: TypeAlias = "Tensor | tuple[State, ...] | None"
+State: TypeAlias = Any
+"""A tree of tensors that only its block looks into; None at the start of a sequence."""
 P = TypeVar("P")
 Part: TypeAlias = Callable[..., P]
 """A nested part is handed over as its class, or a functools.partial of it; its owner builds it."""

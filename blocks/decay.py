@@ -83,9 +83,7 @@ class LearnedDecay(Decay, name="learned"):
         half_life: tokens, of the first head at birth, doubling from head to head; null is RetNet's.
     """
 
-    def __init__(
-        self, dim: int, heads: int, width: int, *, half_life: float | None = None
-    ) -> None:
+    def __init__(self, dim: int, heads: int, width: int, *, half_life: float | None = None) -> None:
         super().__init__()
         self.a = nn.Parameter((-ladder("learned decay", heads, half_life)).log())
 

@@ -71,11 +71,15 @@ class Gate(Merge, name="gate"):
     ) -> None:
         super().__init__()
         self.shape = (branches, dim)
-        self.read = nn.Linear(dim, branches * dim) if per == "token" else None
-        self.theta = nn.Parameter(torch.zeros(branches, dim)) if per == "channel" else None
+        self.per = per
+        if per == "token":
+            self.read = nn.Linear(dim, branches * dim)
+        else:
+            self.theta = nn.Parameter(torch.zeros(branches, dim))
 
     def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
-        logits = self.theta if self.read is None else self.read(x).unflatten(-1, self.shape)
+        token = self.per == "token"
+        logits = self.read(x).unflatten(-1, self.shape) if token else self.theta
         return (torch.sigmoid(logits) * torch.stack(branches, dim=-2)).sum(-2)  # over n
 
 

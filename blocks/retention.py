@@ -4,7 +4,7 @@
     o_t = K^(-1/2) S_t^T q_t
     y_t = W_o (rms(o_t) * silu(W_g x_t))
 
-q and k are rotated by RetNet's angles; g_t (log-decay) and s_t (write gate) come from the decay. The
+q and k are rotated by RetNet's angles; the decay gives g_t (log-decay) and s_t (write gate). The
 norm is per head and without affine parameters, so a positive scale of a whole row of o is free.
 With a selective decay this is selective retention: a RetNet at birth, a gated one when trained.
 """
@@ -64,7 +64,9 @@ class Retention(Mixer, name="retention"):
         self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        S, window, seen = state if state is not None else (None, None, x.new_zeros((), dtype=torch.long))
+        S, window, seen = (
+            state if state is not None else (None, None, x.new_zeros((), dtype=torch.long))
+        )
         qkv = self.qkv(x)
         if self.conv is not None:
             qkv, window = self.conv(qkv, window)

@@ -15,7 +15,7 @@ def rope_frequencies(width: int) -> Tensor:
 
 
 def retnet_frequencies(width: int) -> Tensor:
-    """w = 10000^-linspace(0, 1, K/2), the end point included (RetNet's released code)."""
+    """W = 10000^-linspace(0, 1, K/2), the end point included (RetNet's released code)."""
     return 10000.0 ** -torch.linspace(0.0, 1.0, width // 2)
 
 

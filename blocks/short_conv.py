@@ -30,7 +30,7 @@ class ShortConv(Mixer, name="short_conv"):
         bound = width**-0.5  # as torch.nn.Conv1d: uniform in +- fan_in ** -0.5
         self.filter = nn.Parameter(torch.empty(dim, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.activation = None if activation == "none" else activation
+        self.activation: Literal["silu"] | None = None if activation == "none" else activation
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         return causal_conv(

@@ -1,0 +1,154 @@
+"""What is special about single parts: births, sizes refused, equations."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from archsearch.blocks import Merge, Mixer
+from archsearch.blocks.attention import Attention
+from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
+from archsearch.blocks.mamba import Mamba
+from archsearch.blocks.merge import Concat, Gate, Route, Sum
+from archsearch.blocks.retention import Retention
+from archsearch.blocks.rotary import rope_frequencies, rotate
+from archsearch.blocks.short_conv import ShortConv
+from archsearch.blocks.swiglu import SwiGLU
+
+
+@pytest.mark.parametrize("per", ["head", "channel"])
+@pytest.mark.parametrize("decay", [SelectiveDecay, LearnedDecay])
+def test_a_selective_retention_is_born_a_retnet(decay: type, per: str) -> None:
+    """MATH section 4: untrained, with all else equal, the two blocks compute the same."""
+    options = {"per": per} if decay is SelectiveDecay else {}
+    retnet = Retention(32, heads=4).double()
+    selective = Retention(32, heads=4, decay=partial(decay, **options)).double()
+    missing, unexpected = selective.load_state_dict(retnet.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("decay.") for name in missing)
+    x = torch.randn(2, 100, 32, dtype=torch.float64)
+    y, (S, *_) = retnet(x)
+    y_selective, (S_selective, *_) = selective(x)
+    torch.testing.assert_close(y_selective, y, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(S_selective, S, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():  # and leaves that point once its weights move
+        for parameter in selective.decay.parameters():
+            parameter.add_(0.5)
+    assert not torch.allclose(selective(x)[0], y, atol=1e-3)
+
+
+def test_retnet_decays_and_half_lives() -> None:
+    gamma = retnet_decay(8).double().exp()
+    torch.testing.assert_close(
+        gamma, 1 - 2.0 ** (-5 - torch.arange(8.0).double()), rtol=1e-7, atol=0
+    )
+    for decay in (LearnedDecay, SelectiveDecay):
+        log_decay, _ = decay(8, 3, 4, half_life=10.0)(torch.zeros(1, 1, 8))
+        kept = (log_decay.flatten() * torch.tensor([10.0, 20.0, 40.0])).exp()
+        torch.testing.assert_close(kept, torch.full((3,), 0.5))
+    spaced = FixedDecay(8, 4, 2, schedule="log_spaced").log_decay.exp()
+    torch.testing.assert_close(spaced[[0, 3]], torch.tensor([1 - 1 / 32, 1 - 1 / 512]))
+
+
+def test_write_and_reset_gates() -> None:
+    x = torch.randn(2, 5, 8)
+    log_decay, write = SelectiveDecay(8, 2, 4, write="tied", per="channel")(x)
+    assert write is not None
+    torch.testing.assert_close(write, 1 - log_decay.exp())
+    closed = SelectiveDecay(8, 2, 4, reset=True)
+    open_decay, _ = SelectiveDecay(8, 2, 4)(x)
+    torch.testing.assert_close(closed(x)[0], open_decay, atol=0.5, rtol=0)  # open at birth
+    with torch.no_grad():
+        closed.reset.bias.fill_(-80.0)
+    assert (closed(x)[0] < -50).all()  # and wipes the state when it closes
+
+
+def test_rotation_depends_on_distance_only() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    w = rope_frequencies(8).double()
+
+    def score(p: float, s: float) -> torch.Tensor:
+        return (rotate(q, torch.tensor([p]), w) * rotate(k, torch.tensor([s]), w)).sum()
+
+    torch.testing.assert_close(score(3, 1), score(103, 101), rtol=1e-9, atol=1e-9)
+    assert not torch.isclose(score(3, 1), score(3, 2))
+
+
+def test_a_window_is_attention_over_the_last_tokens() -> None:
+    """Layer by layer exact: token t sees the `window` tokens that end with it."""
+    full = Attention(16, heads=2, positions="none").double()
+    windowed = Attention(16, heads=2, positions="none", window=3).double()
+    windowed.load_state_dict(full.state_dict())
+    x = torch.randn(1, 9, 16, dtype=torch.float64)
+    y, _ = windowed(x)
+    for t in range(9):
+        expected, _ = full(x[:, max(0, t - 2) : t + 1])
+        torch.testing.assert_close(y[:, t], expected[:, -1])
+
+
+def test_grouped_heads_share_keys() -> None:
+    grouped = Attention(16, heads=4, kv_heads=2).double()
+    full = Attention(16, heads=4).double()
+    q, k, v = grouped.qkv.weight.split((16, 8, 8))
+    k, v = (w.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for w in (k, v))
+    full.load_state_dict({"qkv.weight": torch.cat((q, k, v)), "out.weight": grouped.out.weight})
+    x = torch.randn(2, 11, 16, dtype=torch.float64)
+    torch.testing.assert_close(grouped(x)[0], full(x)[0])
+
+
+def test_mamba_is_born_as_published() -> None:
+    mamba = Mamba(32, state=8)
+    torch.testing.assert_close(mamba.A_log.exp(), torch.arange(1.0, 9).repeat(64, 1))
+    delta = torch.nn.functional.softplus(mamba.step.bias)
+    assert delta.min() >= 1e-4 and delta.max() <= 0.1 + 1e-6
+    assert mamba.step.in_features == 2  # ceil(32 / 16)
+
+
+@pytest.mark.parametrize("merge", list(Merge.members.values()), ids=lambda m: m.name)
+def test_merges_treat_branches_alike(merge: type) -> None:
+    """Branches of one kind are told apart by weights only: gradients reach every branch."""
+    x = torch.randn(2, 5, 8)
+    branches = [torch.randn(2, 5, 8, requires_grad=True) for _ in range(3)]
+    y = merge(8, 3)(x, *branches)
+    assert y.shape == x.shape
+    for gradient in torch.autograd.grad(y.square().sum(), branches):
+        assert gradient.abs().min() > 0
+
+
+def test_merge_equations() -> None:
+    x, a, b = torch.randn(3, 2, 5, 8)
+    torch.testing.assert_close(Sum(8, 2)(x, a, b), (a + b) / 2)
+    route = Route(8, 2, temperature=0.5)
+    p = torch.softmax(route.read(x) / 0.5, -1)
+    torch.testing.assert_close(route(x, a, b), p[..., :1] * a + p[..., 1:] * b)
+    gate = Gate(8, 2, per="channel")
+    torch.testing.assert_close(gate(x, a, b), (a + b) / 2)  # sigmoid(0)
+    concat = Concat(8, 2)
+    torch.testing.assert_close(concat(x, a, b), torch.cat((a, b), -1) @ concat.project.weight.T)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Retention(64, heads=5), r"heads \(5\) must divide dim \(64\); allowed: 1, 2, 4"),
+        (lambda: Retention(12, heads=4), r"key width of a head, dim / heads = 3, must be even"),
+        (lambda: Retention(64, expand=0), r"retention: expand must be positive, got 0"),
+        (lambda: Attention(64, heads=3), r"attention: heads \(3\) must divide dim \(64\)"),
+        (lambda: Attention(64, kv_heads=3), r"kv_heads \(3\) must divide heads \(4\)"),
+        (lambda: Attention(64, window=0), r"attention: window must be positive, got 0"),
+        (lambda: Attention(12, heads=4), r"width of a head, dim / heads = 3, must be even"),
+        (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
+        (lambda: ShortConv(8, width=0), r"short_conv: width must be positive, got 0"),
+        (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
+        (lambda: Route(8, 2, temperature=0.0), r"route: temperature must be positive, got 0"),
+        (lambda: LearnedDecay(8, 2, 4, half_life=-1.0), r"learned decay: half_life must be pos"),
+    ],
+)
+def test_impossible_sizes_are_refused(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match=r"'mamba' is taken by archsearch\.blocks\.mamba\.Mamba"):
+        type("Other", (Mixer,), {"__module__": "elsewhere"}, name="mamba")
+    assert Mixer.members["mamba"] is Mamba
