@@ -1,7 +1,7 @@
 """The published designs that every study is compared with, at 12 D^2 parameters a layer."""
 
-from archsearch.spec import ModelSpec
 from archsearch.reading import nearest
+from archsearch.spec import ModelSpec
 
 # One layer of each is 12 D^2: the transformer 4 + 8, the RetNet 8 + 4, Mamba twice 6 and no MLP.
 DESIGNS = {

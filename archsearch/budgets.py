@@ -12,7 +12,7 @@ Counts take k, M, G (powers of 1000); bytes take B, KiB, MiB, GiB (1024) or kB, 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import pydantic
 
@@ -102,7 +102,7 @@ class Excess:
 
 
 class Budgets(Frozen):
-    """What is measured of every candidate, and the limits; without `max` a cost is only recorded."""
+    """What is measured of every candidate; without `max` a cost is only recorded."""
 
     parameters: Parameters = Parameters()
     flops_per_token: FlopsPerToken = FlopsPerToken()

@@ -1,8 +1,8 @@
 """From a block's constructor to its schema, and from a spec back to the block.
 
-A member of a family (blocks.Family) takes its owner's sizes by position and its options by keyword:
-the keyword-only parameters, their types, defaults and `Args:` lines are the pydantic model by which
-the member is written in YAML. A parameter of type `Part[Family]` is a nested part, tagged by `type`.
+A member of a family (blocks.Family) takes its owner's sizes by position and its options by keyword.
+The keyword-only parameters with their types, defaults and `Args:` lines are the pydantic model by
+which it is written in YAML. A parameter of type `Part[Family]` is a nested part, tagged by `type`.
 
     {type: retention, heads: 4, decay: {type: selective, per: channel}}
 """
@@ -12,7 +12,16 @@ import functools
 import inspect
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pydantic
 from torch import nn
@@ -26,7 +35,7 @@ class PartSpec(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
     if TYPE_CHECKING:
-        type: str
+        type: str = ""
 
     def options(self) -> dict[str, Any]:
         """The options without the tag."""
@@ -36,7 +45,9 @@ class PartSpec(pydantic.BaseModel):
 def argument_docs(cls: type) -> dict[str, str]:
     """The descriptions in the `Args:` section of a class docstring."""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(cls) or "", re.S | re.M)
-    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.S | re.M)
+    entries = re.findall(
+        r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.S | re.M
+    )
     return {name: " ".join(text.split()) for name, text in entries}
 
 
@@ -85,13 +96,11 @@ def part(family: type[Family]) -> Any:
     return Annotated[tagged, pydantic.BeforeValidator(expand_name)]
 
 
-FAMILIES: dict[str, type[Family]] = {
-    family.__name__: family for family in Family.__subclasses__()
-}
+FAMILIES: dict[str, type[Family]] = {family.__name__: family for family in Family.__subclasses__()}
 
 
 @functools.cache
-def classes() -> dict[type[PartSpec], type[Family]]:
+def classes() -> dict[type[PartSpec], type[nn.Module]]:
     """The class behind every schema."""
     return {schema(c): c for family in FAMILIES.values() for c in family.members.values()}
 

@@ -3,8 +3,8 @@
 FLOPs are counted by torch's FlopCounterMode on meta tensors (matrix products, and our operators by
 their registered formulas; causal masks are not halved), bytes moved by summing what every operator
 reads and writes (element-wise work has no FLOPs and would look free), state bytes by looking at the
-state, peak training memory by replaying an AdamW step on fake tensors. So a user's own block needs no
-line of cost code.
+state, peak training memory by replaying an AdamW step on fake tensors. So a user's own block needs
+no line of cost code.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed._tools.mem_tracker import MemTracker  # private: a test holds its figures
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker  # private: a test holds its figures
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode

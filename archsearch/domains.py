@@ -1,7 +1,7 @@
 """Decisions: what may stand in a space in place of a value.
 
-    {choice: [a, b, c]}              one of several literals (a list in a choice is one literal), or of
-                                     fragments by name ($retention)
+    {choice: [a, b, c]}              one of several literals (a list in a choice is one literal), or
+                                     of fragments by name ($retention)
     {choose: {name: node, ...}}      named alternatives, each owning the decisions below it
     {int: [lo, hi], step:, log:}     both ends included
     {float: [lo, hi], step:, log:}   both ends included
@@ -142,8 +142,8 @@ def _choice(options: Any, key: str) -> Choice:
     for option in options:
         if isinstance(option, dict):
             raise ValueError(
-                "choice holds literals and $names; for alternatives with options of their own write "
-                "{choose: {name: {...}, ...}}"
+                "choice holds literals and $names; for alternatives with options of their own "
+                "write {choose: {name: {...}, ...}}"
             )
     labels = tuple(_label(option) for option in options)
     if len({(type(n), n) for n in labels}) < len(labels):
@@ -177,8 +177,8 @@ def _composition(total: Any, parts: Any) -> Choice:
         raise ValueError(f"composition needs parts: a list of names, got {parts!r}")
     if type(total) is not int or not len(parts) <= total <= 64:
         raise ValueError(
-            f"composition of {total!r} into {len(parts)} parts; it needs an integer of at least one "
-            "per part and at most 64"
+            f"composition of {total!r} into {len(parts)} parts; it needs an integer of at least "
+            "one per part and at most 64"
         )
     cuts = itertools.combinations(range(1, total), len(parts) - 1)
     sums = [[b - a for a, b in itertools.pairwise((0, *c, total))] for c in cuts]

@@ -1,4 +1,4 @@
-"""The mistakes of a user, told apart from ours: the CLI prints these and exits, without a traceback."""
+"""The mistakes of a user, told apart from ours: the CLI prints these without a traceback."""
 
 from dataclasses import dataclass
 

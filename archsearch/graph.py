@@ -67,7 +67,8 @@ def inputs(graph: nx.DiGraph, node: str) -> list[str]:
 def canonical_hash(graph: nx.DiGraph) -> str:
     """SHA-256 over all nodes, each named by its part and by the hashes of what it reads.
 
-    Names and the order of branches do not enter: a merge is symmetric up to which weights are whose.
+    Names and the order of branches do not enter: a merge is symmetric up to whose weights are
+    whose.
     """
     digest: dict[str, str] = {}
     for node in nx.topological_sort(graph):
@@ -85,6 +86,7 @@ def canonical_hash(graph: nx.DiGraph) -> str:
 
 def summarise(spec: "ModelSpec") -> str:
     """One line that tells an architecture, equal neighbours counted: `3 x mamba, attention`."""
+
     def tell(layer: "Layer") -> str:
         names = [mixer.type for mixer in layer.branches]
         return names[0] if len(names) == 1 else f"({' | '.join(names)}; {layer.merge.type})"

@@ -21,8 +21,8 @@ EMBEDDING_STD = 0.02
 class Model(nn.Module):
     """A sequence model: logits, state = model(tokens, state).
 
-    tokens (B, T) int64, any T >= 1; logits (B, T, vocab); state None at the start, then a tuple with
-    one entry per mixer. Feeding a sequence in pieces gives the same logits as feeding it whole.
+    tokens (B, T) int64, any T >= 1; logits (B, T, vocab); state None at the start, then a tuple
+    with one entry per mixer. Pieces of a sequence give the logits of the whole.
     """
 
     def __init__(self, architecture: nx.DiGraph, vocab: int) -> None:
@@ -74,6 +74,6 @@ def build(spec: ModelSpec, *, vocab: int) -> Model:
 
 
 def build_meta(spec: ModelSpec, *, vocab: int) -> Model:
-    """The module without memory: shapes only, for counting and for checking that it can be built."""
+    """The module without memory: shapes only, for counting."""
     with torch.device("meta"):
         return build(spec, vocab=vocab)

@@ -1,8 +1,8 @@
 """Strict YAML: plain data with a place for every value, and every trap of YAML refused.
 
-Scalars follow YAML 1.2's core schema (`1e-3` is a float, `no` and `1:5` are strings, `010` is 10).
+Scalars follow YAML 1.2's core schema (`1e-3` is a float, `no` and `1:5` are strings, `010` is ten).
 Duplicate keys, anchors, aliases, merge keys, tags, several documents, nesting over 64, files over
-1 MiB and keys that are not strings are errors with file:line:column. Nothing in a file can run code.
+1 MiB and keys that are no strings are errors with file:line:column. Nothing in a file can run.
 """
 
 import difflib
@@ -67,7 +67,9 @@ def read(path: str | Path) -> Document:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise UserError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
     return parse(text, str(path))
 
 
@@ -110,7 +112,9 @@ class _Reader:
             if self.documents > 1:
                 raise self.fatal(place, "a second document; one file holds one document")
         elif isinstance(event, yaml.AliasEvent):
-            raise self.fatal(place, f"alias *{event.anchor}; say shared: or define: and ${event.anchor}")
+            raise self.fatal(
+                place, f"alias *{event.anchor}; say shared: or define: and ${event.anchor}"
+            )
         elif isinstance(event, yaml.NodeEvent):
             if event.anchor:
                 raise self.fatal(place, f"anchor &{event.anchor}; name the value under define:")
@@ -136,19 +140,31 @@ class _Reader:
 
     def scalar(self, event: yaml.ScalarEvent, place: Place) -> None:
         if event.tag not in (None, "!"):
-            self.problems.append(Problem(place, "", f"tag {event.tag}; tags are not part of the language"))
+            self.problems.append(
+                Problem(place, "", f"tag {event.tag}; tags are not part of the language")
+            )
         if self.open and isinstance(self.open[-1][1], dict) and self.key[-1] is None:
             self.take_key(event.value, place)
         else:
             self.put(event.value if event.style else plain_scalar(event.value), place)
 
     def take_key(self, key: str, place: Place) -> None:
-        path, mapping = self.open[-1]
+        path, _ = self.open[-1]
         here = (*path, key)
         if key == "<<":
-            self.problems.append(Problem(place, show_path(path), "merge keys (<<) are not part of the language; use define:"))
+            self.problems.append(
+                Problem(
+                    place,
+                    show_path(path),
+                    "merge keys (<<) are not part of the language; use define:",
+                )
+            )
         elif here in self.keys:
-            self.problems.append(Problem(place, show_path(here), f"a second {key!r}; the first is at {self.keys[here]}"))
+            self.problems.append(
+                Problem(
+                    place, show_path(here), f"a second {key!r}; the first is at {self.keys[here]}"
+                )
+            )
         self.keys.setdefault(here, place)
         self.key[-1] = key
 

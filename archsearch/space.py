@@ -6,9 +6,9 @@ chosen on the way (`topology/parallel/branches/0/retention/decay/selective/per`)
 is `shared/<name>`. It is the decision's name in Optuna.
 """
 
+import contextlib
 import itertools
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from archsearch.blocks import ChannelMixer, Mixer
 from archsearch.budgets import Budgets
 from archsearch.catalogue import PartSpec, classes, factory
 from archsearch.domains import Choice, Finite, Value
-from archsearch.errors import Problem, SpecError
+from archsearch.errors import Place, Problem, SpecError
 from archsearch.reading import Document, Key, show_path
 from archsearch.spec import ModelSpec, Positive
 from archsearch.tasks import TASKS
@@ -35,7 +35,8 @@ from archsearch.validation import Finding, Frozen
 if TYPE_CHECKING:
     AnyTask = Task
 else:
-    AnyTask = Annotated[Union[tuple(TASKS.values())], pydantic.Field(discriminator="type")]  # noqa: UP007
+    _any = Union[tuple(TASKS.values())]  # noqa: UP007
+    AnyTask = Annotated[_any, pydantic.Field(discriminator="type")]
 
 Chooser = Callable[[str, Finite], Value]
 
@@ -44,14 +45,18 @@ class Search(Frozen):
     """How candidates are proposed, and how many are trained."""
 
     sampler: Literal["tpe", "random", "nsga2"] = "tpe"
-    trials: Positive = pydantic.Field(20, description="candidates trained, baselines not counted")
+    trials: Positive = pydantic.Field(
+        default=20, description="candidates trained, baselines not counted"
+    )
 
 
 class Final(Frozen):
     """The best candidates and the baselines, trained again over fresh seeds and tested."""
 
-    top: Positive = pydantic.Field(1, description="candidates taken")
-    seeds: Positive = pydantic.Field(2, description="seeds for each, none used in the search")
+    top: Positive = pydantic.Field(default=1, description="candidates taken")
+    seeds: Positive = pydantic.Field(
+        default=2, description="seeds for each, none used in the search"
+    )
 
 
 class SpaceFile(Frozen):
@@ -114,14 +119,12 @@ class Space:
         return ModelSpec.model_validate(draw.data)
 
     def sample(self, seed: int) -> ModelSpec:
-        """A random spec, the same for the same seed; combinations that cannot be built are redrawn."""
+        """A random spec, the same for the same seed; what cannot be built is redrawn."""
         rng = random.Random(seed)
         for _ in range(1000):
-            try:
+            with contextlib.suppress(SpecError):
                 return self.decide(lambda _, domain: domain.draw(rng))
-            except SpecError as error:
-                last = error
-        raise last
+        return self.decide(lambda _, domain: domain.draw(rng))  # tells what is wrong
 
     def default(self) -> Draw:
         """The draw that takes the first alternative everywhere."""
@@ -134,7 +137,9 @@ class Space:
         while queue:
             fixed = queue.pop(0)
             draw = self.resolve(
-                lambda name, domain: fixed[name] if name in fixed else domain.alternatives()[0]
+                lambda name, domain, fixed=fixed: (
+                    fixed[name] if name in fixed else domain.alternatives()[0]
+                )
             )
             yield draw
             seen |= {(name, repr(value)) for name, value in draw.decisions.items()}
@@ -146,12 +151,17 @@ class Space:
 
     def check(self) -> None:
         """Tries every alternative; SpecError lists what can never be part of a legal model."""
-        problems: dict[Problem, None] = {}
+        problems: dict[tuple[Place | None, str], Problem] = {}  # each place is told once
+
+        def note(problem: Problem) -> None:
+            problems.setdefault((problem.place, problem.message), problem)
+
         failed: dict[Key, list[Problem]] = defaultdict(list)
         built: set[Key] = set()
         for draw in self.covering_draws():
             findings = validation.find(ModelSpec, draw.data)
-            problems |= {self._problem(draw, finding): None for finding in findings}
+            for finding in findings:
+                note(self._problem(draw, finding))
             if not findings:
                 spec = ModelSpec.model_validate(draw.data)
                 findings = build_findings(spec)
@@ -161,9 +171,9 @@ class Space:
                 built |= {draw.sources[p] for p in part_paths(draw.data) if p not in wrong}
         for source, found in failed.items():
             if source not in built:  # no draw at all can build what stands there
-                problems[found[0]] = None
+                note(found[0])
         if problems:
-            raise SpecError(list(problems))
+            raise SpecError(list(problems.values()))
 
     def _problem(self, draw: Draw, finding: Finding) -> Problem:
         path = finding.path
@@ -231,11 +241,11 @@ class _Resolver:
         return Draw(data, self.sources, self.decisions, self.domains)
 
     def walk(self, node: Any, source: Key, target: Key, name: str) -> Any:
-        """The value of `node`, which stands at `source` in the file and at `target` in the model."""
+        """The value of `node`: at `source` in the file, at `target` in the model."""
         self.sources[target] = source
         if isinstance(node, str) and node.startswith("$"):
             return self.reference(node[1:], target, name)
-        if domains.decision_key(node):
+        if isinstance(node, dict) and domains.decision_key(node):
             return self.decision(node, source, target, name)
         if isinstance(node, dict):
             return {
@@ -272,7 +282,7 @@ class _Resolver:
         option, key = domain.nodes[i], domains.decision_key(node)
         if key == "composition":
             return option
-        inner = (*source, key, i if key == "choice" else value)
+        inner = (*source, str(key), i if key == "choice" else str(value))
         below = f"{name}/{value}"
         if key == "choice":
             return self.walk(option, inner, target, below)

@@ -102,15 +102,15 @@ class Hierarchical(Frozen):
         return self
 
     def plan(self, layers: int) -> list[Layer]:
-        return [stage.layer() for name, stage in self.stages.items() for _ in range(self.depth[name])]
+        return [
+            stage.layer() for name, stage in self.stages.items() for _ in range(self.depth[name])
+        ]
 
 
 if TYPE_CHECKING:
     Topology = Interleave | Parallel | Hierarchical
 else:
-    Topology = Annotated[
-        Interleave | Parallel | Hierarchical, pydantic.Field(discriminator="type")
-    ]
+    Topology = Annotated[Interleave | Parallel | Hierarchical, pydantic.Field(discriminator="type")]
 
 
 class ModelSpec(Frozen):

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the file: path, what came, what is allowed, nearest name."""
+"""What pydantic found wrong, in the words of the file: path, what came, what is allowed."""
 
 import types
 import typing
@@ -79,7 +79,7 @@ def _show(value: Any) -> str:
 
 
 def _real_steps(loc: tuple, data: Any) -> tuple[Key, Any]:
-    """The steps of `loc` that exist in the data: pydantic mixes union tags in. And what is there."""
+    """The steps of `loc` that exist in the data (pydantic adds union tags), and what is there."""
     path: list[str | int] = []
     for step in loc:
         is_key = isinstance(data, dict) and step in data
@@ -126,7 +126,9 @@ def _is_model(kind: Any) -> bool:
 
 
 def _fields_at(kind: type[pydantic.BaseModel], loc: tuple) -> list[str]:
-    return sorted({name for model in _walk(kind, loc) if _is_model(model) for name in model.model_fields})
+    return sorted(
+        {name for model in _walk(kind, loc) if _is_model(model) for name in model.model_fields}
+    )
 
 
 def _tags_at(kind: type[pydantic.BaseModel], loc: tuple) -> list[str]:

@@ -1,0 +1,208 @@
+"""Schemas from signatures, specs, and their graphs: equal computations have one hash."""
+
+import json
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archsearch import build, load_spec, reference
+from archsearch.blocks import Family
+from archsearch.catalogue import classes, factory, options_of, part, schema
+from archsearch.errors import SpecError
+from archsearch.graph import lower
+from archsearch.spec import ModelSpec
+
+MEMBERS = [cls for family in Family.__subclasses__() for cls in family.members.values()]
+RETENTION, MAMBA = {"type": "retention", "heads": 2}, {"type": "mamba", "state": 4}
+
+
+def spec(topology: dict, **options) -> ModelSpec:
+    return ModelSpec.model_validate({"dim": 8, "layers": 2, "topology": topology, **options})
+
+
+@pytest.mark.parametrize("cls", MEMBERS, ids=lambda c: c.__name__)
+def test_a_signature_is_a_schema(cls: type[Family]) -> None:
+    """Same names, same defaults, a description for each option, closed, and JSON Schema works."""
+    model = schema(cls)
+    names = [p.name for p in options_of(cls)]
+    assert list(model.model_fields) == ["type", *names]
+    for parameter in options_of(cls):
+        field = model.model_fields[parameter.name]
+        assert field.description, f"{cls.__name__}: no Args line for {parameter.name}"
+        if not isinstance(parameter.default, type):
+            assert field.default == parameter.default
+    document = model.model_json_schema()
+    assert document["additionalProperties"] is False
+    json.dumps(document)
+
+
+@pytest.mark.parametrize("cls", MEMBERS, ids=lambda c: c.__name__)
+def test_a_spec_builds_what_it_says(cls: type[Family]) -> None:
+    made = factory(schema(cls)())
+    assert made.func is cls  # type: ignore[attr-defined]
+    assert classes()[schema(cls)] is cls
+
+
+def test_a_name_alone_is_a_part() -> None:
+    assert spec({"type": "interleave", "major": "mamba"}, norm="layernorm").norm.type == "layernorm"
+    assert part(Family.__subclasses__()[0]) is not None
+
+
+def test_a_spec_survives_its_file(tmp_path) -> None:
+    for name in ("retnet", "mamba", "transformer"):
+        before = reference(name, dim=16, layers=2)
+        (tmp_path / "s.yaml").write_text(before.to_yaml(name))
+        after = load_spec(tmp_path / "s.yaml")
+        assert after == before
+        assert after.hash() == before.hash()
+
+
+def test_errors_name_place_path_and_remedy(tmp_path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "archsearch: 1\n"
+        "model:\n"
+        "  dim: '64'\n"
+        "  layers: 0\n"
+        "  mlpp: swiglu\n"
+        "  topology:\n"
+        "    type: parallel\n"
+        "    merge: {type: gate, pre: token}\n"
+        "    branches:\n"
+        "    - {type: retention, headz: 4, decay: {type: selectiv}}\n"
+        "    - {state: 4}\n"
+        "    - {type: mamba, state: 1.5, conv: x}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(file)
+    text = str(caught.value).replace(str(file), "s.yaml")
+    for line in [
+        "s.yaml:3:8: model.dim: got '64'; must be a valid integer",
+        "s.yaml:4:11: model.layers: got 0; must be greater than or equal to 1",
+        "s.yaml:5:3: model.mlpp: unknown key 'mlpp'; did you mean 'mlp'? allowed: dim,",
+        "s.yaml:8:25: model.topology.merge.pre: unknown key 'pre'; did you mean 'per'?",
+        "s.yaml:10:25: model.topology.branches[0].headz: unknown key 'headz'; did you mean 'heads'?",
+        "s.yaml:10:42: model.topology.branches[0].decay: unknown type 'selectiv'; did you mean 'sel",
+        "s.yaml:11:7: model.topology.branches[1]: got {'state': 4}, which names no `type`; allowed:",
+        "s.yaml:12:28: model.topology.branches[2].state: got 1.5; must be a valid integer",
+        "s.yaml:12:39: model.topology.branches[2].conv: got 'x'; must be a valid integer",
+    ]:
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ({"type": "hierarchical", "stages": {"a": {}}, "depth": {"a": 2}}, "either `mixer:` or"),
+        (
+            {"type": "hierarchical", "stages": {"a": {"mixer": "mamba"}}, "depth": {"b": 2}},
+            r"depth names \['b'\], stages are \['a'\]",
+        ),
+        (
+            {"type": "hierarchical", "stages": {"a": {"mixer": "mamba"}}, "depth": {"a": 3}},
+            "depth adds up to 3 layers, layers is 2",
+        ),
+        ({"type": "interleave", "major": "mamba", "period": 1}, "greater than or equal to 2"),
+        ({"type": "interleave", "major": "mamba", "phase": 1.0}, "less than 1"),
+        ({"type": "parallel", "branches": []}, "at least 1 item"),
+    ],
+)
+def test_contradictions_are_refused(topology: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec(topology)
+
+
+EQUAL = [
+    [  # one mixer everywhere, five ways to say it
+        {"type": "interleave", "major": RETENTION},
+        {"type": "interleave", "major": RETENTION, "minor": RETENTION, "phase": 0.7},
+        {"type": "interleave", "major": MAMBA, "minor": RETENTION, "period": 2, "phase": 0.2}
+        | {"major": RETENTION},
+        {"type": "parallel", "branches": [RETENTION]},
+        {"type": "hierarchical", "stages": {"x": {"mixer": RETENTION}}, "depth": {"x": 2}},
+    ],
+    [  # alternation
+        {"type": "interleave", "major": RETENTION, "minor": MAMBA, "phase": 0.5},
+        {"type": "interleave", "major": MAMBA, "minor": RETENTION, "phase": 0.0},
+        {"type": "interleave", "major": RETENTION, "minor": MAMBA, "phase": 0.9},
+        {
+            "type": "hierarchical",
+            "stages": {"low": {"mixer": RETENTION}, "high": {"mixer": MAMBA}},
+            "depth": {"low": 1, "high": 1},
+        },
+    ],
+    [{"type": "interleave", "major": MAMBA, "minor": RETENTION, "phase": 0.5}],
+    [  # the order of branches
+        {"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "gate"},
+        {"type": "parallel", "branches": [MAMBA, RETENTION], "merge": "gate"},
+    ],
+    [{"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "sum"}],
+    [{"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "gate", "branch_norm": "none"}],
+    [{"type": "parallel", "branches": [RETENTION, RETENTION], "merge": "gate"}],
+    [{"type": "parallel", "branches": [RETENTION, RETENTION, MAMBA], "merge": "gate"}],
+]
+
+
+def test_isomorphic_architectures_have_one_hash() -> None:
+    hashes = [{spec(topology).hash() for topology in group} for group in EQUAL]
+    assert all(len(group) == 1 for group in hashes)
+    assert len(set.union(*hashes)) == len(EQUAL)
+
+
+def test_the_hash_agrees_with_networkx() -> None:
+    """Two specs have one hash exactly if networkx finds their labelled graphs isomorphic."""
+    specs = [spec(topology) for group in EQUAL for topology in group]
+    specs += [spec(EQUAL[0][0], mlp=None), spec(EQUAL[0][0], norm="layernorm")]
+    for a in specs:
+        for b in specs:
+            same = nx.is_isomorphic(
+                lower(a), lower(b), node_match=dict.__eq__, edge_match=dict.__eq__
+            )
+            assert (a.hash() == b.hash()) == same
+
+
+def test_equal_hashes_are_equal_functions() -> None:
+    """With the weights carried over, branches in another order give the same logits."""
+    one, other = (build(spec(t), vocab=11).double().eval() for t in EQUAL[3])
+    weights = {
+        name.replace("branch0", "@").replace("branch1", "branch0").replace("@", "branch1"): value
+        for name, value in one.state_dict().items()
+    }
+    for name in weights:
+        if "merge.read" in name:  # its rows are the branches'
+            weights[name] = weights[name].unflatten(0, (2, 8)).flip(0).flatten(0, 1)
+    other.load_state_dict(weights)
+    tokens = torch.randint(11, (2, 9))
+    torch.testing.assert_close(other(tokens)[0], one(tokens)[0])
+
+
+@given(st.integers(1, 8), st.integers(2, 5), st.floats(0, 1, exclude_max=True))
+@settings(deadline=None)
+def test_interleaving(layers: int, period: int, phase: float) -> None:
+    topology = {"type": "interleave", "major": "mamba", "minor": "attention"}
+    plan = spec(topology | {"period": period, "phase": phase}, layers=layers).plan()
+    assert len(plan) == layers
+    minor = [i for i, layer in enumerate(plan) if layer.branches[0].type == "attention"]
+    assert minor == list(range(int(phase * period), layers, period))
+
+
+def test_summaries() -> None:
+    assert spec(EQUAL[0][0]).summary() == "2 x retention"
+    assert spec(EQUAL[1][0]).summary() == "retention, mamba"
+    assert spec(EQUAL[3][0]).summary() == "2 x (retention | mamba; gate)"
+
+
+def test_references_cost_alike() -> None:
+    """12 D^2 parameters a layer, as they say, but for convolutions, steps and norms."""
+    body = {}
+    for name in ("retnet", "mamba", "transformer"):
+        model = build(reference(name, dim=64, layers=4), vocab=1)
+        body[name] = sum(p.numel() for p in model.parameters()) / (4 * 64**2)
+    assert body["retnet"] == pytest.approx(12, abs=0.1)
+    assert body["transformer"] == pytest.approx(12, abs=0.1)
+    assert body["mamba"] == pytest.approx(12, abs=4.5)
+    with pytest.raises(ValueError, match="no reference architecture 'retnets'; did you mean 'retn"):
+        reference("retnets", dim=8, layers=1)
