@@ -33,7 +33,8 @@ def study(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the space's own.")] = None,
 ) -> None:
     """Run a study, or go on with one that was stopped: the same command resumes."""
-    import archsearch.search as search
+    from archsearch import search
+    from archsearch.errors import NoFeasibleCandidate
     from archsearch.progress import watching
     from archsearch.report import write_report
     from archsearch.space import load_space
@@ -56,10 +57,10 @@ def study(
     print(f"{counts['trained']} trained of {counts['proposed']} proposed: {result.folder}")
     if result.exhausted:
         print("the space holds no further candidate within the budgets")
-    if result.best_entry is not None:
-        best = result.best_entry
-        print(f"best  {best.name}  loss {best.loss:.3f}  {best.summary}")
     print(f"report  {page}")
+    if (best := result.best_entry) is None:
+        fail(NoFeasibleCandidate(f"no candidate was trained; failed: {counts['failed_by']}"))
+    print(f"best  {best.name}  loss {best.loss:.3f}  {best.summary}")
 
 
 @app.command()
@@ -104,7 +105,9 @@ def cost(
     from archsearch.costs import cost as trace
     from archsearch.spec import load_spec
 
-    for name, value in asdict(trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)).items():
+    for name, value in asdict(
+        trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)
+    ).items():
         print(f"{name:<16}{value:>16,}")
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from archsearch import graph as graphs
 from archsearch import standalone
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
@@ -37,7 +36,7 @@ DOCSTRINGS = {"blocks": "The blocks that this model uses.", "kernels": "The oper
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: an architecture, its weights or None for untrained ones, a line of origin."""
+    """What is exported: an architecture, its weights or None if untrained, a line of origin."""
 
     spec: ModelSpec
     vocab: int
@@ -135,7 +134,11 @@ def _verify(folder: Path, model: Model) -> None:
         ours = digest(model(tokens)[0])
     probe = PROBE.format(name=folder.name, threads=torch.get_num_threads(), vocab=model.vocab)
     run = subprocess.run(
-        [sys.executable, "-c", probe], cwd=folder.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-c", probe],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     for cache in folder.rglob("__pycache__"):
@@ -191,7 +194,9 @@ README = """# {name}
 
 {summary}
 
-{origin}. The folder is a Python package that imports PyTorch and nothing else; `model.py` is the
+{origin}.
+
+The folder is a Python package that imports PyTorch and nothing else; `model.py` is the
 architecture, line by line, over the files in `blocks/` and `kernels/`.
 
 ```python

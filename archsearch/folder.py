@@ -1,9 +1,9 @@
 """studies/<name>/: the files of a study, each written whole or not at all.
 
-    space.yaml    the space as resolved          study.db     Optuna's storage
-    trials/<n>/   spec.yaml, metrics.json, model.safetensors (weights of the first task)
-    best/         the same of the best candidate
-    record.json   versions, seeds, machine, every proposal counted          report.html
+space.yaml    the space as resolved          study.db     Optuna's storage
+trials/<n>/   spec.yaml, metrics.json, model.safetensors (weights of the first task)
+best/         the same of the best candidate
+record.json   versions, seeds, machine, every proposal counted          report.html
 """
 
 import fcntl

@@ -101,7 +101,9 @@ def environment(device: str) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),
             "device": device,
-            "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+            "accelerator": torch.cuda.get_device_name(device)
+            if device.startswith("cuda")
+            else None,
         },
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

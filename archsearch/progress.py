@@ -1,4 +1,4 @@
-"""What a study looks like while it runs: a live table on a terminal, a line per result elsewhere."""
+"""A study while it runs: a live table on a terminal, a line per result elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator

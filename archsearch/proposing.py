@@ -84,9 +84,7 @@ class Proposer:
             return None
         return self._screen(trial, "candidate", name, spec)
 
-    def _screen(
-        self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec
-    ) -> Entry | None:
+    def _screen(self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec) -> Entry | None:
         """Lets a proposal through to training, or settles it as a duplicate or over budget."""
         data = spec.model_dump(mode="json")
         entry = Entry(trial.number, kind, name, "training", spec.hash(), spec.summary(), data)

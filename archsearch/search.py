@@ -24,7 +24,7 @@ from archsearch.ledger import Entry, Ledger, environment
 from archsearch.proposing import PATIENCE, Proposer
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
-from archsearch.workers import Done, Failed, Job, Message, Pool, Progress, Split
+from archsearch.workers import Done, Job, Message, Pool, Progress, Split
 
 MAX_WORKERS = 8
 """Default limit; a worker holds about 400 MB."""
@@ -135,8 +135,8 @@ class Driver:
             rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
         told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
         raise NoFeasibleCandidate(
-            f"{self.space.name}: none of {PATIENCE} random candidates is feasible: {told}. Raise the "
-            "budget that rejects most, or make the space smaller (dim, layers, expand)"
+            f"{self.space.name}: none of {PATIENCE} random candidates is feasible: {told}. Raise "
+            "the budget that rejects most, or make the space smaller (dim, layers, expand)"
         )
 
     def document(self) -> dict[str, Any]:
@@ -189,9 +189,7 @@ class Driver:
         self.write_record(finished=datetime.now(UTC))
         best = next(iter(self.ledger.ranking()), None)
         spec = ModelSpec.model_validate(best.spec) if best else None
-        return Result(
-            self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted
-        )
+        return Result(self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted)
 
     def search_jobs(self) -> Iterator[Job]:
         """The jobs of the search, each proposed when a worker is free for it."""

@@ -23,12 +23,14 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
     nodes = [(name, graph.nodes[name]) for name in nx.topological_sort(graph)]
     parts = [data["part"] for _, data in nodes if data["part"] is not None]
     used = sorted({cls for spec in parts for cls in part_classes(spec)}, key=lambda c: c.__name__)
-    imports = sorted(f"from .blocks.{c.__module__.rsplit('.', 1)[1]} import {c.__name__}" for c in used)
+    imports = sorted(
+        f"from .blocks.{c.__module__.rsplit('.', 1)[1]} import {c.__name__}" for c in used
+    )
     partial = ["from functools import partial", ""] if any(map(_has_parts, parts)) else []
     mixers = [name for name, data in nodes if data["op"] == "mixer"]
     return "\n".join(
         [
-            f'"""{summary}."""',
+            f'"""A sequence model of width {graph.graph["dim"]}: {summary}."""',
             "",
             *partial,
             "import torch.nn.functional as F",
@@ -41,7 +43,7 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
             '    """A sequence model: logits, state = model(tokens, state).',
             "",
             f"    tokens (B, T) int64, any T >= 1; logits (B, T, {vocab}); state None at the start,",
-            "    then a tuple with one entry per mixer. Pieces of a sequence give the logits of the whole.",
+            "    then one entry per mixer. Pieces of a sequence give the logits of the whole.",
             '    """',
             "",
             "    def __init__(self) -> None:",
@@ -49,10 +51,12 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
             f"        self.embed = nn.Embedding({vocab}, {graph.graph['dim']})",
             *(_constructor(graph, name) for name, data in nodes if data["part"] is not None),
             "",
-            "    def forward(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:",
+            "    def forward(",
+            "        self, tokens: Tensor, state: tuple | None = None",
+            "    ) -> tuple[Tensor, tuple]:",
             f"        old = state if state is not None else (None,) * {len(mixers)}",
             *(_statement(graph, name, mixers) for name, _ in nodes),
-            f"        return head, ({''.join(f'new{i}, ' for i in range(len(mixers)))[:-1]})",
+            f"        return head, ({', '.join(f'new{i}' for i in range(len(mixers)))},)",
             "",
         ]
     )

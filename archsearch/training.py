@@ -28,13 +28,15 @@ BETAS = (0.9, 0.98)
 class Training(Frozen):
     """How every architecture of a study is trained."""
 
-    steps: Positive = pydantic.Field(150, description="optimiser steps on each task")
+    steps: Positive = pydantic.Field(default=150, description="optimiser steps on each task")
     lr: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 8e-3
-    warmup: Annotated[int, pydantic.Field(ge=0)] = pydantic.Field(20, description="steps")
+    warmup: Annotated[int, pydantic.Field(ge=0)] = pydantic.Field(default=20, description="steps")
     weight_decay: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.01
-    clip: Annotated[float, pydantic.Field(gt=0)] = pydantic.Field(1.0, description="gradient norm")
+    clip: Annotated[float, pydantic.Field(gt=0)] = pydantic.Field(
+        default=1.0, description="gradient norm"
+    )
     rungs: list[Positive] = pydantic.Field(
-        [], description="steps before the last at which the validation loss is measured"
+        default=[], description="steps before the last at which the validation loss is measured"
     )
 
     @pydantic.model_validator(mode="after")
@@ -133,4 +135,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
     matrices = {m.weight for m in layers}
     rest = [p for p in model.parameters() if p not in matrices]
     decayed = [p for p in model.parameters() if p in matrices]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]

@@ -120,7 +120,9 @@ def save_weights(model: Any, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, partial)
+    save_file(
+        {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, partial
+    )
     os.replace(partial, path)
 
 
@@ -217,5 +219,3 @@ class Pool:
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-
-

@@ -1,7 +1,7 @@
 """Reads a safetensors file with torch alone.
 
-Format: 8 bytes, the header's length, little-endian; the header, JSON that gives each tensor's dtype,
-shape and place; then the tensors' bytes (https://github.com/huggingface/safetensors).
+Format: 8 bytes, the header's length, little-endian; the header, JSON with the dtype, shape and
+place of each tensor; then the tensors' bytes (https://github.com/huggingface/safetensors).
 """
 
 import json

@@ -1,0 +1,262 @@
+"""A study end to end on a tiny space: what is trained, what is not, what survives being stopped."""
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from archsearch import load_space, load_spec, reference, study
+from archsearch.errors import NoFeasibleCandidate, UserError
+from archsearch.folder import StudyFolder, write_atomic
+from archsearch.ledger import ATTRIBUTE, Entry, Ledger
+from archsearch.proposing import Proposer
+from archsearch.search import Driver, Result, Status, first_difference
+from archsearch.space import Space
+from archsearch.standalone.weights import load_weights
+
+SPACE = """# tiny
+archsearch: 1
+name: tiny
+define:
+  mixer: {choice: [$retention, $mamba, $attention]}
+  retention: {type: retention, heads: {choice: [2, 4]}}
+  mamba: {type: mamba, state: 4, expand: {choice: [1, 2]}}
+  attention: {type: attention, heads: 2}
+model:
+  dim: 16
+  layers: 1
+  topology: {type: parallel, branches: [$mixer, $mixer], merge: {choose: {sum: {}, gate: {}}}}
+budgets: {parameters: {max: MAXIMUM}}
+tasks:
+  - {type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}
+train: {steps: 12, rungs: [6], lr: RATE}
+baselines: [retnet, transformer]
+search: {sampler: random, trials: 3}
+final: {top: 1, seeds: 1}
+"""
+
+
+def tiny(folder: Path, *, maximum: str = "6k", rate: str = "8e-3", dim: str = "16") -> Space:
+    text = SPACE.replace("MAXIMUM", maximum).replace("RATE", rate).replace("dim: 16", f"dim: {dim}")
+    (folder / "tiny.yaml").write_text(text)
+    return load_space(folder / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, list[str]]:
+    """One study, run to its end, and what its watcher was told."""
+    root = tmp_path_factory.mktemp("study")
+    phases: list[str] = []
+    result = study(tiny(root), out=root / "out", workers=2, watch=lambda s: phases.append(s.phase))
+    return result, phases
+
+
+def test_a_study_trains_what_it_says(done: tuple[Result, list[str]]) -> None:
+    result, phases = done
+    folder = StudyFolder(result.folder)
+    trials = folder.read_trials()
+    assert [t["name"] for t in trials if t["kind"] == "baseline"] == ["retnet", "transformer"]
+    candidates = [t for t in trials if t["kind"] == "candidate"]
+    assert len(candidates) == 3
+    assert len({t["hash"] for t in candidates}) == 3
+    for trial in trials:
+        assert trial["state"] == "trained"
+        assert trial["cost"]["parameters"] <= 6000
+        run = trial["runs"][0]
+        assert (run["seed"], run["split"]) == (0, "val")
+        assert trial["loss"] == run["loss"] == run["tasks"]["in_context_recall"]["loss"]
+        assert folder.read_spec(trial["number"]).hash() == trial["hash"]
+    best = min(candidates, key=lambda t: t["loss"])
+    assert result.best_entry is not None
+    assert result.best_entry.number == best["number"]
+    retrained = {t["name"] for t in trials if any(r["split"] == "test" for r in t["runs"])}
+    assert retrained == {best["name"], "retnet", "transformer"}
+    assert set(phases) == {"search", "final"}
+
+
+def test_best_is_a_whole_trial(done: tuple[Result, list[str]]) -> None:
+    result, _ = done
+    assert result.best is not None
+    assert load_spec(result.folder / "best" / "spec.yaml") == result.best
+    assert len(load_weights(result.folder / "best" / "model.safetensors")) > 5
+    metrics = json.loads((result.folder / "best" / "metrics.json").read_text())
+    assert metrics["hash"] == result.best.hash()
+    hidden = {p.name for p in result.folder.iterdir() if p.name.startswith(".")}
+    assert hidden == {".lock"}
+
+
+def test_the_ledger_counts_every_proposal(done: tuple[Result, list[str]]) -> None:
+    """Optuna's trials, the record and the result tell the same story."""
+    result, _ = done
+    record = StudyFolder(result.folder).read_record()
+    stored = optuna.load_study(study_name="tiny", storage=f"sqlite:///{result.folder / 'study.db'}")
+    counts = record["counts"]
+    assert counts == result.counts
+    parts = ("trained", "failed", "over_budget", "duplicate", "invalid", "unfinished")
+    assert counts["proposed"] == len(stored.trials) == sum(counts[p] for p in parts)
+    assert (
+        counts["over_budget_by"] == {"parameters": counts["over_budget"]}
+        or not counts["over_budget"]
+    )
+    for trial in stored.trials:
+        entry = Entry(**trial.user_attrs[ATTRIBUTE])
+        if entry.state == "over_budget":
+            assert trial.state == optuna.trial.TrialState.PRUNED
+            assert trial.constraints["parameters"] > 0
+        if entry.state == "trained":
+            assert trial.value == entry.loss
+    assert record["finished"] is not None
+    assert set(record["tasks"]["in_context_recall"]["floors"]) >= {"accuracy", "loss"}
+    assert len(record["untrained"]) == counts["proposed"] - counts["trained"]
+
+
+def test_the_same_command_finds_nothing_left_to_do(done: tuple[Result, list[str]]) -> None:
+    result, _ = done
+    before = StudyFolder(result.folder).read_trials()
+    again = study(tiny(result.folder.parent), out=result.folder, workers=1)
+    assert again.counts == result.counts
+    assert StudyFolder(result.folder).read_trials() == before
+
+
+def test_another_space_is_refused(done: tuple[Result, list[str]]) -> None:
+    result, _ = done
+    other = tiny(result.folder.parent, dim="24")
+    with pytest.raises(
+        UserError, match=r"another space; they differ first at model.dim \(16 there, 24"
+    ):
+        study(other, out=result.folder)
+
+
+def test_a_study_that_is_running_is_locked(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    with folder.locked(), pytest.raises(UserError, match="another process is running this study"):
+        study(tiny(tmp_path), out=tmp_path / "s")
+
+
+class Stop(KeyboardInterrupt):
+    """Stands for Ctrl-C."""
+
+
+def test_a_stopped_study_goes_on(done: tuple[Result, list[str]], tmp_path: Path) -> None:
+    """Stopped after the first result; resumed, it holds what an undisturbed study holds."""
+
+    def stop(status: Status) -> None:
+        if status.ledger.having("trained"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        study(tiny(tmp_path), out=tmp_path / "s", workers=2, watch=stop)
+    folder = StudyFolder(tmp_path / "s")
+    kept = folder.read_trials()
+    assert kept
+    assert folder.read_record()["counts"]["unfinished"] >= 1
+    result = study(tiny(tmp_path), out=tmp_path / "s", workers=2)
+    after = {t["number"]: t for t in folder.read_trials()}
+    for trial in kept:
+        assert after[trial["number"]]["runs"][0] == trial["runs"][0]
+    assert result.counts["unfinished"] == 0
+    numbers = [t["number"] for t in after.values() if t["kind"] == "candidate"]
+    assert len(numbers) == 3
+    undisturbed = {t["hash"]: t["loss"] for t in StudyFolder(done[0].folder).read_trials()}
+    for trial in after.values():  # the same architecture has the same loss, whatever happened
+        assert undisturbed.get(trial["hash"], trial["loss"]) == trial["loss"]
+
+
+def test_a_result_that_the_storage_never_heard_of_is_not_lost(tmp_path: Path) -> None:
+    """Killed between the folder and the storage: the metrics on disk count."""
+    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
+    driver.folder.path.mkdir()
+    driver.open(None)
+    entry = driver.proposer.next()
+    assert entry is not None
+    spec = reference("retnet", dim=16, layers=1)
+    trial = driver._new_trial(entry) | {"state": "trained", "loss": 1.5}
+    driver.folder.write_trial(entry.number, spec, trial)
+    again = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
+    again.open(None)
+    assert again.left_over == []
+    assert again.ledger.entries[entry.number].state == "trained"
+    assert again.proposer.study.trials[0].value == 1.5
+
+
+def test_failures_are_kept_with_their_cause(tmp_path: Path) -> None:
+    """A learning rate out of this world: every run diverges, the study goes on to its end."""
+    result = study(tiny(tmp_path, rate="1e30"), out=tmp_path / "s", workers=1, trials=1)
+    assert result.best is None
+    assert result.counts["failed"] == 3
+    assert result.counts["failed_by"] == {"diverged": 3}
+    for trial in StudyFolder(tmp_path / "s").read_trials():
+        assert trial["state"] == "failed"
+        assert "loss is nan at step" in trial["message"] or "loss is inf" in trial["message"]
+
+
+def test_a_budget_nothing_meets(tmp_path: Path) -> None:
+    with pytest.raises(
+        NoFeasibleCandidate, match=r"none of 200 .* budgets.parameters.max = 10 rejects 200"
+    ):
+        study(tiny(tmp_path, maximum="10"), out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def proposer(space: Space, trials: int = 50) -> Proposer:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Proposer(space, optuna.create_study(), seed=0, trials=trials, vocab=8)
+
+
+def test_a_small_space_is_exhausted(tmp_path: Path) -> None:
+    """Two decisions left: every architecture is let through once, repeats are duplicates."""
+    text = SPACE.replace("MAXIMUM", "60k").replace("RATE", "8e-3")
+    text = text.replace(
+        "{choice: [$retention, $mamba, $attention]}", "{choice: [$attention, mamba]}"
+    )
+    (tmp_path / "s.yaml").write_text(text)
+    asking = proposer(load_space(tmp_path / "s.yaml"))
+    entries = []
+    while (entry := asking.next()) is not None:
+        entries.append(entry)
+    assert asking.exhausted
+    candidates = [e.hash for e in entries if e.kind == "candidate"]
+    assert len(set(candidates)) == len(candidates) == 6  # 3 pairs without order x 2 merges
+    assert len(asking.ledger.having("duplicate")) >= 200
+
+
+def test_a_duplicate_gets_the_score_of_its_twin(tmp_path: Path) -> None:
+    asking = proposer(tiny(tmp_path, maximum="60k"), trials=10)
+    entry = asking.next()
+    while entry is not None and entry.kind == "baseline":
+        entry = asking.next()
+    assert entry is not None
+    entry.state, entry.loss = "trained", 0.75
+    asking.settle(entry, optuna.trial.TrialState.COMPLETE, 0.75)
+    while (
+        not (twins := asking.ledger.having("duplicate")) or twins[-1].duplicate_of != entry.number
+    ):
+        assert asking._candidate() is None or len(asking.ledger.entries) < 2000
+    twin = asking.study.trials[twins[-1].number]
+    assert (twin.value, twin.state) == (0.75, optuna.trial.TrialState.COMPLETE)
+
+
+def test_the_ledger_survives_the_storage(tmp_path: Path) -> None:
+    asking = proposer(tiny(tmp_path))
+    for _ in range(4):
+        asking.next()
+    again = Ledger(asking.study.get_trials())
+    assert again.entries == asking.ledger.entries
+
+
+def test_differences_are_found_where_they_are() -> None:
+    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) is None
+    assert (
+        first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a[1].b (2 there, 3 here)"
+    )
+    assert first_difference({"a": 1}, {"a": True}) == "a (1 there, True here)"
+    assert first_difference({"a": 1}, {}) == "a (1 there, None here)"
+    assert first_difference([1], [1, 2]) == " ([1] there, [1, 2] here)"
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a.json", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(tmp_path / "a.json", "new \udcff")
+    assert (tmp_path / "a.json").read_text() == "old"
