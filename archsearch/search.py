@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
 from archsearch.errors import NoFeasibleCandidate, SpecError, UserError
@@ -98,6 +99,15 @@ def default_workers(device: str) -> int:
     return 1 if device != "cpu" else min(cores(), MAX_WORKERS)
 
 
+def require_device(device: str) -> None:
+    """UserError when torch cannot put a tensor there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's own way to say there is no CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device}: {reason}; use --device cpu, or one you have") from None
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -118,7 +128,8 @@ class Driver:
         self.jobs_done = 0
 
     def preflight(self) -> None:
-        """Before anything is written: tasks prepared, folder ours, one feasible candidate found."""
+        """Before anything is written: device there, tasks prepared, folder ours, a candidate."""
+        require_device(self.device)
         for task in self.file.tasks:
             task.prepare()
         self._refuse_another_space()

@@ -33,7 +33,9 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         first, last = (start + offset for offset in entry["data_offsets"])
         if len(data) < last:
             raise ValueError(f"{path}: {name} ends at byte {last} of {len(data)}; cut short")
-        count = (last - first) // DTYPES[entry["dtype"]].itemsize
-        flat = torch.frombuffer(data, dtype=DTYPES[entry["dtype"]], count=count, offset=first)
-        tensors[name] = flat.reshape(entry["shape"]).clone()  # not a view of the whole file
+        tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
+        if last > first:
+            flat = torch.frombuffer(data, dtype=torch.uint8, count=last - first, offset=first)
+            tensor.copy_(flat.view(tensor.dtype).view_as(tensor))
+        tensors[name] = tensor
     return tensors

@@ -1,0 +1,5 @@
+"""python -m archsearch: the command line."""
+
+from archsearch.cli import main
+
+main()

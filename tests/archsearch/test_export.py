@@ -1,0 +1,236 @@
+"""The exported package: the same bits, torch alone, streaming with constant state."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from archsearch import build, reference
+from archsearch.blocks import Family, Merge, Mixer
+from archsearch.blocks.decay import Decay
+from archsearch.errors import UserError
+from archsearch.export import Source, _write, export
+from archsearch.folder import StudyFolder
+from archsearch.spec import ModelSpec, load_spec
+from archsearch.standalone.generation import generate
+from archsearch.workers import save_weights
+
+OURS = (
+    "archsearch", "optuna", "pydantic", "yaml", "safetensors", "plotly", "typer", "rich",
+    "torchmetrics", "datasets",
+)  # fmt: skip
+
+
+def spec(mixer: Any = "retention", **layer: Any) -> ModelSpec:
+    topology = {"type": "parallel", "branches": [mixer, "short_conv"], **layer}
+    return ModelSpec.model_validate({"dim": 16, "layers": 1, "topology": topology})
+
+
+def members(family: type[Family]) -> list[str]:
+    return list(family.members)
+
+
+MODELS = {
+    **{f"mixer_{name}": spec(name) for name in members(Mixer)},
+    **{f"merge_{name}": spec(merge=name) for name in members(Merge)},
+    **{f"decay_{name}": spec({"type": "retention", "decay": name}) for name in members(Decay)},
+    "vector": spec(
+        {"type": "retention", "decay": {"type": "selective", "per": "channel", "write": "tied"}}
+    ),
+    "window": spec(
+        {"type": "attention", "window": 3, "conv": 3, "kv_heads": 2}, branch_norm="none"
+    ),
+    "transformer": reference("transformer", dim=16, layers=2),
+    "mamba": reference("mamba", dim=16, layers=1),
+    "layernorm": spec().model_copy(update={"norm": spec().norm}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_source_computes_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over every member of the catalogue: logits, states and gradients, whole and in pieces."""
+    model = build(MODELS[name], vocab=13).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    package = f"exported_{name}"
+    _write(tmp_path / package, model, Source(MODELS[name], 13, None, "a test"))
+    monkeypatch.syspath_prepend(tmp_path)
+    twin = importlib.import_module(package).load()
+    tokens = torch.randint(13, (2, 70))
+    ours, our_state = model(tokens)
+    theirs, their_state = twin(tokens)
+    assert torch.equal(ours, theirs)
+    assert len(tree_leaves(our_state)) == len(tree_leaves(their_state))
+    assert torch.equal(model(tokens[:, :1], our_state)[0], twin(tokens[:, :1], their_state)[0])
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    for (ours_name, p), (theirs_name, q) in zip(
+        model.named_parameters(), twin.named_parameters(), strict=True
+    ):
+        assert ours_name == theirs_name
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_only_what_is_used_comes_along(tmp_path: Path) -> None:
+    _write(
+        tmp_path / "m",
+        build(MODELS["transformer"], vocab=5),
+        Source(MODELS["transformer"], 5, None, "t"),
+    )
+    files = {str(p.relative_to(tmp_path / "m")) for p in (tmp_path / "m").rglob("*.py")}
+    assert {"blocks/attention.py", "blocks/swiglu.py", "model.py", "generation.py"} <= files
+    assert not files & {"blocks/mamba.py", "blocks/retention.py", "kernels/scan.py"}
+    for path in (tmp_path / "m").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            for name in names:
+                root = name.split(".")[0]
+                assert root == "torch" or root in sys.stdlib_module_names, f"{path}: {name}"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package from a study folder, with a fusion of everything recurrent."""
+    root = tmp_path_factory.mktemp("export")
+    folder = StudyFolder(root / "study")
+    fusion = spec({"type": "retention", "decay": "selective", "conv": 4}, merge="gate").model_copy()
+    folder.write_space({"tasks": [{"type": "language"}], "train": {"steps": 3}})
+    folder.write_record({"name": "study"})
+    save_weights(build(fusion, vocab=256), folder.weights(4))
+    folder.write_trial(4, fusion, {"name": "trial 4"})
+    folder.publish_best(4)
+    return export(folder.path, root / "my_model")
+
+
+PROBE = f"""
+import sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {OURS}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Wall())
+import torch
+import my_model
+model = my_model.load()
+tokens = torch.randint(256, (2, 9))
+logits, state = model(tokens)
+def size(s):
+    return sum(map(size, s)) if isinstance(s, tuple) else 0 if s is None else s.nbytes
+sizes = set()
+for token in my_model.generate(model, tokens, 30):
+    logits, state = model(token[:, None], state)
+    sizes.add(size(state))
+assert len(sizes) == 1, sizes
+model.train()
+loss = torch.nn.functional.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten())
+loss.backward()
+torch.optim.AdamW(model.parameters()).step()
+assert not any(m.split(".")[0] in {OURS} for m in sys.modules)
+print("alone")
+"""
+
+
+def test_it_runs_alone(exported: Path) -> None:
+    """With everything but torch and the standard library walled off; the state stays one size."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROBE],
+        cwd=exported.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "alone", run.stderr
+
+
+@pytest.mark.slow
+def test_it_runs_in_an_environment_with_torch_and_nothing_else(
+    exported: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        f"torch=={torch.__version__.split('+')[0]}",
+    ]
+    subprocess.run(install, check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
+    )
+    assert not any(name in listed.stdout.lower() for name in ("archsearch", "optuna", "pydantic"))
+    command = [python, "-W", "ignore", "-m", "my_model", "import ", "--steps", "20"]
+    run = subprocess.run(command, cwd=exported.parent, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"import ")
+    assert len(run.stdout) == len(b"import ") + 20 + 1
+
+
+def test_config_and_readme_tell_what_it_is(exported: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    assert config["origin"] == "trial 4 of the study study, trained 3 steps on language"
+    assert ModelSpec.model_validate(config["spec"]).hash() == config["hash"]
+    readme = (exported / "README.md").read_text()
+    assert "model = my_model.load()" in readme
+    code = readme.split("```python\n")[1].split("```")[0]
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=exported.parent, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.split()) == 20
+
+
+def test_a_spec_can_be_exported_untrained(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(MODELS["mamba"].to_yaml())
+    folder = export(tmp_path / "s.yaml", tmp_path / "deep" / "fresh")
+    assert load_spec(tmp_path / "s.yaml").hash() in (folder / "config.json").read_text()
+    assert "untrained" in (folder / "README.md").read_text()
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(MODELS["mamba"].to_yaml())
+    with pytest.raises(UserError, match="'my-model' cannot be imported"):
+        export(tmp_path / "s.yaml", tmp_path / "my-model")
+    with pytest.raises(UserError, match="exists; choose another --out"):
+        export(tmp_path / "s.yaml", tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        export(tmp_path / "none.yaml", tmp_path / "m")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no study here"):
+        export(tmp_path / "empty", tmp_path / "m")
+    StudyFolder(tmp_path / "empty").write_record({"name": "x"})
+    with pytest.raises(UserError, match="no candidate was trained yet"):
+        export(tmp_path / "empty", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_generation_is_the_models_own_distribution() -> None:
+    """Greedy tokens are those of running the whole sequence again each time."""
+    model = build(MODELS["mixer_retention"], vocab=13).double().eval()
+    prompt = torch.randint(13, (3, 5))
+    tokens = torch.stack(list(generate(model, prompt, 8, temperature=0)), dim=1)
+    seen = prompt
+    for i in range(8):
+        token = model(seen)[0][:, -1].argmax(-1)
+        assert torch.equal(token, tokens[:, i])
+        seen = torch.cat((seen, token[:, None]), dim=1)
+    draws = [
+        list(generate(model, prompt, 8, generator=torch.Generator().manual_seed(s)))
+        for s in (0, 0, 1)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(draws[0], draws[2], strict=True))
