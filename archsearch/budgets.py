@@ -6,7 +6,8 @@
       state:           {max: 640KiB, context: 4096}         of one sequence after `context` tokens
       train_memory:    {max: 600MiB, batch: 32, length: 256}
 
-Counts take k, M, G (powers of 1000); bytes take B, KiB, MiB, GiB (1024) or kB, MB, GB (1000).
+All of them for the largest vocabulary among the tasks. Counts take k, M, G, T (powers of 1000);
+bytes take B, KiB, MiB, GiB (powers of 1024) or kB, MB, GB (of 1000).
 """
 
 import re

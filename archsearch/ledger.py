@@ -65,6 +65,10 @@ class Ledger:
         entries = self.entries.values()
         return [e for e in entries if e.state in states and kind in (None, e.kind)]
 
+    def numbers(self, *states: State) -> set[int]:
+        """The trial numbers of the entries in one of the states."""
+        return {entry.number for entry in self.having(*states)}
+
     def first_with(self, digest: str) -> Entry | None:
         """The entry that stands for an architecture: the first that was let through to training."""
         taken = self.having("training", "trained", "failed")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from archsearch.ledger import Entry
 from archsearch.search import Status
+from archsearch.workers import Progress
 
 
 @contextmanager
@@ -56,11 +57,11 @@ def tell(entry: Entry) -> str:
 def render(status: Status) -> Group:
     """The live view: who trains what, the best so far, the ledger, the time left."""
     table = Table(box=None, pad_edge=False)
-    for column in ("trial", "seed", "task", "step", "loss", "architecture"):
+    for column in ("trial", "seed", "task", "rung", "step", "loss", "architecture"):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
     for (number, seed), word in status.running.items():
         entry = status.ledger.entries[number]
-        at = (word.task, f"{word.step}", f"{word.loss:.3f}") if word else ("starting", "", "")
+        at = _position(word, status.rungs) if word else ("starting", "", "", "")
         table.add_row(entry.name, str(seed), *at, entry.summary or "")
     counts = status.ledger.counts()
     best = next(iter(status.ledger.ranking()), None)
@@ -73,6 +74,12 @@ def render(status: Status) -> Group:
         f"duplicate {counts['duplicate']}  invalid {counts['invalid']}  over budget: {over}",
         table,
     )
+
+
+def _position(word: Progress, rungs: list[int]) -> tuple[str, str, str, str]:
+    """Task, rungs passed of all, step, training loss."""
+    passed = sum(rung <= word.step for rung in rungs)
+    return word.task, f"{passed}/{len(rungs)}", str(word.step), f"{word.loss:.3f}"
 
 
 def _time(seconds: float) -> str:

@@ -39,6 +39,8 @@ class Status:
     running: dict[tuple[int, int], Progress | None]
     """(trial, seed) -> the latest word from its worker."""
     phase: str
+    rungs: list[int]
+    """The steps at which a run is validated, its last one included."""
     jobs: int
     jobs_done: int
     seconds_left: float | None
@@ -187,9 +189,19 @@ class Driver:
                 self.close(entry, trial)  # the result was written, the storage not yet told
         self.left_over = [self.search_job(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
+        if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
+            raise UserError(
+                f"{storage or self.folder.storage}: its study {self.space.name!r} has trials "
+                f"{sorted(missing)} that {self.folder.path} has not; name the folder it was run in"
+                " with --out, or another storage"
+            )
         self.jobs_done = sum(len(t["runs"]) + len(t["failures"]) for t in trials)
         self.environment = environment(self.device)
-        self.started = datetime.now(UTC)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        past = self.folder.read_record() if self.folder.record.exists() else {"started": now}
+        self.times = {"started": past["started"], "resumed": past.get("resumed", [])}
+        if self.folder.record.exists():
+            self.times["resumed"].append(now)
         self.write_record()
 
     def run(self, workers: int, watch: Watch) -> Result:
@@ -300,7 +312,7 @@ class Driver:
                     "final": [self.seed + 1 + i for i in range(self.file.final.seeds)],
                 },
                 **self.environment,
-                "started": self.started.isoformat(timespec="seconds"),
+                **self.times,
                 "finished": finished.isoformat(timespec="seconds") if finished else None,
                 "exhausted": self.proposer.exhausted,
                 "counts": self.ledger.counts(),
@@ -318,7 +330,8 @@ class Driver:
         left = jobs - self.jobs_done
         mean = sum(self.seconds) / len(self.seconds) if self.seconds else None
         seconds_left = None if mean is None else mean * max(0, left) / workers
-        return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
+        rungs = [*self.file.train.rungs, self.file.train.steps]
+        return Status(self.ledger, self.running, phase, rungs, jobs, self.jobs_done, seconds_left)
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:

@@ -260,3 +260,18 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_atomic(tmp_path / "a.json", "new \udcff")
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    first = Driver(tiny(tmp_path), StudyFolder(tmp_path / "a"), "cpu", None, None)
+    first.open(storage)
+    entry = first.proposer.next()
+    assert entry is not None
+    spec = reference("retnet", dim=16, layers=1)
+    trial = first._new_trial(entry) | {"state": "trained", "loss": 1.5}
+    first.folder.write_trial(entry.number, spec, trial)
+    first.close(entry, trial)
+    other = Driver(tiny(tmp_path), StudyFolder(tmp_path / "b"), "cpu", None, None)
+    with pytest.raises(UserError, match=r"shared.db: its study 'tiny' has trials \[0\] that"):
+        other.open(storage)

@@ -1,0 +1,237 @@
+"""What a study found so far, read from its folder alone: its trials, the verdict, the Pareto front.
+
+A study may be read while it runs, so anything may be missing; a number that is missing or not
+finite is None.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from archsearch.folder import StudyFolder
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    good = isinstance(value, int | float) and math.isfinite(value)
+    return value if good else None
+
+
+def numbers(values: Iterable[Any]) -> list[float]:
+    """The finite numbers among `values`."""
+    return [found for value in values if (found := number(value)) is not None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An architecture that was trained, or failed to.
+
+    Attributes:
+        loss: of the search: one seed, split "val", mean over tasks in nats per scored token.
+        tasks: what the search measured, by task.
+        finals: losses on split "test", one for each fresh seed.
+        failed_finals: how many of the final runs failed.
+    """
+
+    number: int
+    kind: Literal["baseline", "candidate"]
+    name: str
+    state: Literal["trained", "failed"]
+    summary: str
+    cost: dict[str, float]
+    loss: float | None
+    tasks: dict[str, dict[str, Any]]
+    finals: list[float]
+    failed_finals: int
+    cause: str | None
+    message: str | None
+
+    @property
+    def final(self) -> float | None:
+        """Mean of the final losses."""
+        return sum(self.finals) / len(self.finals) if self.finals else None
+
+    def measured(self, task: str, metric: str) -> float | None:
+        """The loss or a metric of a task, as the search measured it."""
+        about = self.tasks.get(task) or {}
+        source = about if metric == "loss" else about.get("metrics") or {}
+        return number(source.get(metric))
+
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> "Trial":
+        """From the data of a metrics.json."""
+        runs: list[dict[str, Any]] = data.get("runs") or []
+        failures: list[dict[str, Any]] = data.get("failures") or []
+        searches = [run for run in runs if run.get("split") == "val"]
+        costs = data.get("cost") or {}
+        return cls(
+            number=data["number"],
+            kind=data["kind"],
+            name=data["name"],
+            state=data["state"],
+            summary=data.get("summary") or "",
+            cost={name: c for name, value in costs.items() if (c := number(value)) is not None},
+            loss=number(data.get("loss")),
+            tasks=(searches[0].get("tasks") or {}) if searches else {},
+            finals=numbers(run.get("loss") for run in runs if run.get("split") == "test"),
+            failed_finals=sum(failure.get("split") == "test" for failure in failures),
+            cause=data.get("cause"),
+            message=data.get("message"),
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study as it stands.
+
+    Attributes:
+        trials: trained and failed ones, lowest validation loss first, those without a loss last.
+    """
+
+    record: dict[str, Any]
+    space: dict[str, Any]
+    trials: list[Trial]
+
+    @classmethod
+    def read(cls, folder: StudyFolder) -> "Findings":
+        """UserError if the folder holds no study."""
+        record, space = folder.read_record(), folder.read_space() or {}
+        trials = [Trial.read(data) for data in folder.read_trials()]
+        over = [t for t in trials if t.state in ("trained", "failed")]
+        over.sort(key=lambda t: (math.inf if t.loss is None else t.loss, t.number))
+        return cls(record, space, over)
+
+    @property
+    def trained(self) -> list[Trial]:
+        return [t for t in self.trials if t.state == "trained" and t.loss is not None]
+
+    @property
+    def baselines(self) -> list[Trial]:
+        """Trained baselines in the order in which they were named."""
+        return sorted((t for t in self.trained if t.kind == "baseline"), key=lambda t: t.number)
+
+    @property
+    def candidates(self) -> list[Trial]:
+        """Trained candidates, best first."""
+        return [t for t in self.trained if t.kind == "candidate"]
+
+    @property
+    def best(self) -> Trial | None:
+        """Chosen on the validation loss: a choice made on the test split would flatter itself."""
+        return next(iter(self.candidates), None)
+
+    @property
+    def untrained(self) -> list[dict[str, Any]]:
+        """The proposals that never came to a training: rejected, duplicate or interrupted."""
+        entries = self.record.get("untrained") or []
+        return [entry for entry in entries if entry.get("state") != "failed"]
+
+    @property
+    def name(self) -> str:
+        return str(self.record.get("name", "study"))
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks in their order."""
+        return [*(self.record.get("tasks") or {})]
+
+    def metrics(self, task: str) -> list[str]:
+        """The main metrics of a task: measured, with a floor to compare with, losses aside."""
+        measured = {name for t in self.trained for name in t.tasks.get(task, {}).get("metrics", {})}
+        return [m for m in self._floors(task) if m in measured and not m.startswith("loss")]
+
+    def floor(self, task: str, metric: str) -> float | None:
+        """What a predictor without weights reaches on a metric of a task."""
+        return number(self._floors(task).get(metric))
+
+    def _floors(self, task: str) -> dict[str, Any]:
+        return ((self.record.get("tasks") or {}).get(task) or {}).get("floors") or {}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in one coordinate without losing in the other.
+
+    Lower is better in both. Ordered by the first coordinate; equal points stay together.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: points[i]):
+        if not front or points[i][1] < points[front[-1]][1] or points[i] == points[front[-1]]:
+            front.append(i)
+    return front
+
+
+def verdict(findings: Findings) -> str:
+    """Whether the best candidate beats the baselines, said no louder than the final runs allow."""
+    best, baselines = findings.best, findings.baselines
+    if best is None:
+        return "No candidate has been trained yet."
+    if not best.finals:
+        return _unsettled(best, baselines) + _missing(findings)
+    n = len(best.finals)
+    seeds = "one fresh seed" if n == 1 else f"{n} fresh seeds"
+    text = (
+        f"Trained again on {seeds} and measured on the test split, which the search never saw, "
+        f"{best.name} reaches a loss of {spread(best.finals)}."
+    )
+    known = [b for b in baselines if b.finals]
+    for relation in RELATIONS:
+        group = [b for b in known if compare(best.finals, b.finals) == relation]
+        told = " and ".join(f"{b.name}, {spread(b.finals)}" for b in group)
+        text += f" It {relation} {told}." if group else ""
+    if any(len(t.finals) == 1 for t in (best, *known)):
+        text += " One seed shows no spread: a difference seen on one seed may be luck."
+    return text + _missing(findings)
+
+
+BEATS, BELOW, SAME, ABOVE, BEATEN = RELATIONS = (
+    "beats",
+    "is below",
+    "is not told apart at these seeds from",
+    "is above",
+    "is beaten by",
+)
+
+
+def compare(ours: list[float], theirs: list[float]) -> str:
+    """How final losses relate. Only ranges that do not touch tell two apart."""
+    one = min(len(ours), len(theirs)) == 1
+    if max(ours) < min(theirs):
+        return BELOW if one else BEATS
+    if min(ours) > max(theirs):
+        return ABOVE if one else BEATEN
+    return SAME
+
+
+def spread(losses: list[float]) -> str:
+    """Mean and range: `1.960 (1.950 to 1.970)`."""
+    mean = sum(losses) / len(losses)
+    if len(losses) == 1:
+        return f"{mean:.3f} (one seed)"
+    return f"{mean:.3f} ({min(losses):.3f} to {max(losses):.3f})"
+
+
+def _unsettled(best: Trial, baselines: list[Trial]) -> str:
+    others = ", ".join(f"{b.name} {b.loss:.3f}" for b in baselines)
+    return (
+        f"{best.name} has the lowest validation loss of the candidates, {best.loss:.3f} "
+        f"(baselines: {others or 'none trained'}). These are single-seed validation losses: "
+        f"{best.name} has no final runs yet, and one seed shows no spread."
+    )
+
+
+def _missing(findings: Findings) -> str:
+    """What no verdict was reached on: a baseline left out is not a baseline beaten."""
+    settled = findings.best is not None and findings.best.finals
+    waiting = [b.name for b in findings.baselines if settled and not b.finals]
+    gone = [(t.name, t.state) for t in findings.trials if t.kind == "baseline" and t.loss is None]
+    for entry in findings.untrained:
+        if entry.get("kind") == "baseline":
+            gone.append((entry["name"], entry["state"].replace("_", " ")))
+    failed = [f"{t.name} {t.failed_finals}" for t in findings.trials if t.failed_finals]
+    told = {
+        "Without a final run": waiting,
+        "Not trained": [f"{name} ({state})" for name, state in gone],
+        "Final runs that failed": failed,
+    }
+    return "".join(f" {what}: {', '.join(names)}." for what, names in told.items() if names)

@@ -1,0 +1,279 @@
+"""report.html: one page that tells a study, from its folder alone, for a browser without network.
+
+Whatever comes from data is escaped where it enters the HTML. The page's frame and style are in
+archsearch.page, its figures in archsearch.figures and archsearch.diagram.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archsearch import figures, page
+from archsearch.diagram import architecture
+from archsearch.errors import UserError
+from archsearch.figures import COSTS
+from archsearch.findings import Findings, Trial, verdict
+from archsearch.folder import StudyFolder, write_atomic
+from archsearch.page import details, draw, escape, scrolling, section, table, words
+
+
+def write_report(study: str | Path) -> Path:
+    """Writes report.html into a study's folder, finished or not, and returns its path.
+
+    Raises:
+        UserError: the folder holds no study.
+    """
+    folder = StudyFolder(study)
+    findings = Findings.read(folder)
+    sections = [
+        _headline(findings),
+        _ledger(findings),
+        _pareto(findings),
+        _curves(findings),
+        _entries(findings),
+        _best(findings, folder),
+        _making(findings),
+    ]
+    write_atomic(folder.report, page.write(findings.name, sections))
+    return folder.report
+
+
+def _headline(findings: Findings) -> str:
+    """What was found, in one line, and how far it can be believed."""
+    best = findings.best
+    parts = [f"<h1>{escape(findings.name)}</h1>"]
+    if best is not None:
+        name = f"<small>{escape(best.name)}</small>"
+        parts.append(f'<p class="best">{escape(best.summary)}{name}</p>')
+    parts.append(f'<p class="verdict">{escape(verdict(findings))}</p>')
+    if not findings.record.get("finished"):
+        wanted = (findings.space.get("search") or {}).get("trials", "?")
+        parts.append(
+            '<p class="note">The study was not finished when this page was written: '
+            f"{len(findings.candidates)} of {escape(wanted)} candidates trained.</p>"
+        )
+    if (figure := figures.finals(findings)) is not None:
+        parts.append(draw("finals", figure))
+    return f"<header>{''.join(parts)}</header>"
+
+
+FATES = {
+    "trained": "",
+    "failed": "failed_by",
+    "over_budget": "over_budget_by",
+    "duplicate": "",
+    "invalid": "",
+    "unfinished": "",
+}
+"""What can become of a proposal, and the count in record.json that says why."""
+
+
+def _ledger(findings: Findings) -> str:
+    """What became of every proposal: a bar, the numbers under it, and the rejected by name."""
+    counts = findings.record.get("counts") or {}
+    bar, tiles = [], [f"<li><b>{escape(counts.get('proposed', 0))}</b> proposed</li>"]
+    for fate, reasons in FATES.items():
+        n, name = int(counts.get(fate) or 0), words(fate)
+        why = ", ".join(f"{words(cause)} {k}" for cause, k in (counts.get(reasons) or {}).items())
+        tiles.append(f'<li class="{fate}"><b>{n}</b> {name}<small>{why}</small></li>')
+        if n:
+            bar.append(f'<i class="{fate}" style="flex: {n}" title="{name} {n}"></i>')
+    content = f'<div class="bar">{"".join(bar)}</div><ul class="tiles">{"".join(tiles)}</ul>'
+    if findings.untrained:
+        head = ["proposal", "fate", "why", "architecture"]
+        rows = [_untrained(entry) for entry in findings.untrained]
+        content += details("Proposals that were not trained", table(head, rows))
+    return section("Every proposal counted", content)
+
+
+def _untrained(entry: dict[str, Any]) -> list[str]:
+    """A proposal that was not trained: its name, fate, reason and architecture."""
+    why = entry.get("message")
+    if entry.get("state") == "duplicate":
+        why = f"the architecture of trial {entry.get('duplicate_of')}"
+    summary = entry.get("summary") or "–"
+    return [
+        escape(entry.get("name")),
+        words(entry.get("state")),
+        escape(why or "–"),
+        escape(summary),
+    ]
+
+
+def _pareto(findings: Findings) -> str:
+    note = (
+        "Loss is the mean over tasks of cross-entropy in nats per scored token, on the validation "
+        "split, from one seed. Nothing trained lies below the step line."
+    )
+    if not findings.trained:
+        return section("Loss against cost", "<p>Nothing has been trained yet.</p>")
+    return section("Loss against cost", draw("pareto", figures.pareto(findings)), note)
+
+
+def _curves(findings: Findings) -> str:
+    if not findings.trained:
+        return ""
+    note = (
+        "Lines are training loss, dots validation loss, averaged over all lengths that a task "
+        "evaluates. The dotted line is the floor: what a predictor without weights reaches."
+    )
+    drawn = [
+        f"<div><h3>{words(task)}</h3>{draw(f'curves-{i}', figures.curves(findings, task))}</div>"
+        for i, task in enumerate(findings.tasks)
+    ]
+    side_by_side = ' class="pair"' if len(drawn) > 1 else ""
+    return section("Learning curves", f"<div{side_by_side}>{''.join(drawn)}</div>", note)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers in the table of entries.
+
+    Attributes:
+        group: the title above it, shared with its neighbours.
+        get: the number of a trial, shown and sorted by.
+        tell: how a number is written.
+        more: what is added to it.
+        floor: what a predictor without weights reaches.
+    """
+
+    group: str
+    title: str
+    get: Callable[[Trial], float | None]
+    tell: Callable[[float], str] = "{:.3f}".format
+    more: Callable[[Trial], str] = lambda trial: ""
+    floor: float | None = None
+
+    def cell(self, trial: Trial) -> str:
+        value = self.get(trial)
+        if value is None:
+            return '<td class="number">–</td>'
+        text = escape(self.tell(value) + self.more(trial))
+        return f'<td class="number" data-key="{value}">{text}</td>'
+
+    def floor_cell(self) -> str:
+        return f'<td class="number">{"" if self.floor is None else self.tell(self.floor)}</td>'
+
+
+def _columns(findings: Findings) -> list[Column]:
+    """The numbers of the table: losses, what every task measured, costs."""
+    columns = [
+        Column("loss", "validation", lambda trial: trial.loss),
+        Column("loss", "test", lambda trial: trial.final, more=_half_range),
+    ]
+    for task in findings.tasks:
+        for metric in ("loss", *findings.metrics(task)):
+            get = partial(Trial.measured, task=task, metric=metric)
+            floor = findings.floor(task, metric)
+            columns.append(Column(task, metric, get, floor=floor))
+    for cost in COSTS:
+        columns.append(Column("cost", cost.title, partial(_cost, name=cost.name), cost.tell))
+    return columns
+
+
+def _cost(trial: Trial, name: str) -> float | None:
+    return trial.cost.get(name)
+
+
+def _half_range(trial: Trial) -> str:
+    """Half the range of the final losses, and over how many seeds."""
+    half = (max(trial.finals) - min(trial.finals)) / 2
+    return f" ± {half:.3f} ({len(trial.finals)})" if len(trial.finals) > 1 else " (1)"
+
+
+def _entries(findings: Findings) -> str:
+    """The table of everything that was trained or failed."""
+    columns = _columns(findings)
+    groups = [(group, len(list(run))) for group, run in groupby(columns, key=lambda c: c.group)]
+    above = "".join(f'<th colspan="{n}">{words(group)}</th>' for group, n in groups)
+    titles = "".join(f'<th class="number" data-sort>{words(c.title)}</th>' for c in columns)
+    rows = "".join(_row(findings, trial, columns) for trial in findings.trials)
+    floors = "".join(column.floor_cell() for column in columns)
+    content = (
+        f'<table><thead><tr><th colspan="2"></th>{above}</tr>'
+        f"<tr><th data-sort>name</th><th data-sort>architecture</th>{titles}</tr></thead>"
+        f"<tbody>{rows}</tbody>"
+        f'<tfoot><tr><td colspan="2">floor: no weights at all</td>{floors}</tr></tfoot></table>'
+    )
+    note = (
+        "Sorted by the validation loss of the search, one seed; a task's columns are of that run. "
+        "Test: mean ± half the range (number of fresh seeds), of those that were trained again. A "
+        "click on a title sorts."
+    )
+    return section("Everything trained", scrolling(content), note)
+
+
+def _row(findings: Findings, trial: Trial, columns: list[Column]) -> str:
+    name, design = escape(trial.name), escape(trial.summary)
+    kind = "best" if trial is findings.best else trial.kind
+    label = {"best": " <small>best</small>", "baseline": " <small>baseline</small>"}.get(kind, "")
+    if trial.state == "failed":
+        kind = "failed"
+        last = (trial.message or "").strip().splitlines()[-1:]
+        cause = f"{words(trial.cause or 'failed')}: {escape(' '.join(last))}"
+        design += f'<br><span class="cause">{cause}</span>'
+    return (
+        f'<tr class="{kind}"><td class="name" data-key="{name}">{name}{label}</td>'
+        f'<td class="design" data-key="{escape(trial.summary)}">{design}</td>'
+        f"{''.join(column.cell(trial) for column in columns)}</tr>"
+    )
+
+
+def _best(findings: Findings, folder: StudyFolder) -> str:
+    """The best architecture, drawn and as a file."""
+    if findings.best is None:
+        return ""
+    number = findings.best.number
+    try:
+        drawing = draw("architecture", architecture(folder.read_spec(number)))
+    except UserError as error:  # a block that this installation does not have, or no longer
+        drawing = f"<p>It cannot be drawn here: {escape(error)}</p>"
+    text = (folder.trial(number) / "spec.yaml").read_text(encoding="utf-8")
+    note = (
+        "The residual stream runs down on the left; every layer reads it and adds to it. Mixers "
+        "and merges are coloured by type; point at a part to see all its options."
+    )
+    content = drawing + details("spec.yaml", f"<pre>{escape(text)}</pre>")
+    return section(f"The best architecture, {findings.best.name}", content, note)
+
+
+RECORDED = (
+    "command",
+    "started",
+    "finished",
+    "commit",
+    "archsearch",
+    "python",
+    "versions",
+    "machine",
+    "seeds",
+)
+
+
+def _making(findings: Findings) -> str:
+    """What a result depends on: tasks, training, seeds, versions, machine; the whole space."""
+    record, space = findings.record, findings.space
+    facts = {key: record.get(key) for key in RECORDED}
+    facts |= {key: space.get(key) for key in ("train", "search", "final", "budgets")}
+    about = {task["type"]: task for task in space.get("tasks") or []}
+    for name, measured in (record.get("tasks") or {}).items():
+        facts[f"task {name}"] = about.get(name, {}) | measured
+    rows = [[words(key), _plain(value)] for key, value in facts.items()]
+    content = details("Settings, seeds, versions, machine", table(["", ""], rows))
+    content += details("space.yaml", _plain(space))
+    return section("How it was made", content)
+
+
+def _plain(value: Any) -> str:
+    """A recorded value: YAML for what has parts, a dash for what is unknown."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict | list):
+        text = yaml.safe_dump(value, sort_keys=False, default_flow_style=None)
+        return f"<pre>{escape(text)}</pre>"
+    return escape(value)
