@@ -18,11 +18,6 @@ PER_STEP = ("x", "delta", "B", "C")
 MODULE = sys.modules["archsearch.kernels.selective_scan"]
 
 
-@pytest.fixture(autouse=True)
-def _two_levels_soon(monkeypatch):
-    monkeypatch.setattr(MODULE, "SHORT", 16)  # lengths below and above it, at little cost
-
-
 def case(T, batch=2, D=5, N=3) -> dict[str, Any]:
     def draw(*shape):
         return torch.randn(shape, dtype=torch.float64)
@@ -49,16 +44,10 @@ def test_chunked_is_the_reference(agree, T, dtype):
     agree(selective_scan, case(T), dtype)
 
 
-@pytest.mark.parametrize("T", [128, 129])
-def test_lengths_around_the_border_of_one_chunk(agree, monkeypatch, T):
-    monkeypatch.setattr(MODULE, "SHORT", 128)
-    agree(selective_scan, case(T))
-
-
-@pytest.mark.parametrize("elements", [1, 100, 400])
-def test_workspace_changes_nothing(agree, monkeypatch, elements):
-    """One chunk at a time, and several with a ragged last group."""
-    monkeypatch.setitem(MODULE.WORKSPACE, "cpu", elements)
+@pytest.mark.parametrize("steps", [1, 3, 35, 70, 100])
+def test_the_block_changes_nothing(agree, monkeypatch, steps):
+    """One step at a time, a ragged last block, whole blocks, one block that is never full."""
+    monkeypatch.setattr(MODULE, "BLOCK", steps)
     agree(selective_scan, case(70))
 
 
@@ -75,7 +64,7 @@ def test_smallest_widths(agree, batch, D, N):
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 def test_gradcheck(monkeypatch, backend):
-    monkeypatch.setattr(MODULE, "SHORT", 2)  # 7 steps are then three chunks, the last one ragged
+    monkeypatch.setattr(MODULE, "BLOCK", 3)  # 7 steps are then three blocks, the last one ragged
     tensors = case(7, 1, 3, 2)
 
     def call(*values):
