@@ -11,8 +11,8 @@ Source: Gu and Dao 2023 (Mamba, algorithm 2).
 
 Every (d, n) has a decay of its own, so there is no matmul to gain, and the work is memory traffic.
 The chunked form takes BLOCK steps at a time: the block's decays and inputs are formed at once, the
-steps run over them while they are in the cache, and the outputs leave in one product. The states lie
-as (N, D), channels innermost, so that the outer products with B and C run along whole rows. The
+steps run over them while they are in the cache, and the outputs leave in one product. The states
+lie as (N, D), channels innermost, so that the outer products with B and C run along whole rows. The
 backward pass takes the blocks from last to first, does each block's steps again from the state it
 began with, and then the same recurrence backwards in time.
 
@@ -21,7 +21,6 @@ state before each block, T / BLOCK of them.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .interface import (
@@ -34,7 +33,7 @@ from .interface import (
     without_autocast,
 )
 
-BLOCK = 16  # steps; for a batch of 8, D = 128 and N = 16 a block is 1 MiB
+BLOCK = 8  # steps; for a batch of 8, D = 128 and N = 16 a block is half a MiB
 
 
 def selective_scan_reference(
@@ -246,8 +245,8 @@ def selective_scan(
         y_t[d]    = sum_n C_t[n] h_t[d, n] + D[d] x_t[d]
 
     The state is summed in float32 whatever the inputs' dtype (float64 when x is float64), and
-    gradients flow to every tensor, the initial state included, and from the final state. Kept for the
-    backward pass are the inputs and one state in every BLOCK steps.
+    gradients flow to every tensor, the initial state included, and from the final state. Kept for
+    the backward pass are the inputs and one state in every BLOCK steps.
 
     Args:
         x: input, (B, T, D), T >= 1.

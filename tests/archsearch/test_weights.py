@@ -28,8 +28,8 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(100)}, tmp_path / "w")
     whole = (tmp_path / "w").read_bytes()
     (tmp_path / "w").write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="a ends at byte .* cut short"):
+    with pytest.raises(ValueError, match=r"a ends at byte .* cut short"):
         load_weights(tmp_path / "w")
     (tmp_path / "w").write_bytes(whole[:20])
-    with pytest.raises(ValueError, match="its header alone says .* cut short"):
+    with pytest.raises(ValueError, match=r"its header alone says .* cut short"):
         load_weights(tmp_path / "w")
