@@ -14,9 +14,6 @@ from archsearch.blocks import State
 from archsearch.catalogue import factory
 from archsearch.spec import ModelSpec
 
-EMBEDDING_STD = 0.02
-"""Of the token embedding, which is also the head: logits start near zero (Radford et al. 2019)."""
-
 
 class Model(nn.Module):
     """A sequence model: logits, state = model(tokens, state).
@@ -30,7 +27,9 @@ class Model(nn.Module):
         self.architecture, self.vocab = architecture, vocab
         dim = architecture.graph["dim"]
         self.embed = nn.Embedding(vocab, dim)
-        nn.init.normal_(self.embed.weight, std=EMBEDDING_STD)
+        # Also the head: logits of a normed vector then have unit variance at birth. Smaller, and the
+        # blocks drown the tokens in the residual stream (LOG.md, 2026-11-21).
+        nn.init.normal_(self.embed.weight, std=dim**-0.5)
         self.steps: list[tuple[str, str, list[str]]] = []  # (op, node, sources)
         for node in nx.topological_sort(architecture):
             op, part = (architecture.nodes[node][key] for key in ("op", "part"))

@@ -215,20 +215,25 @@ class Driver:
         return Result(self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted)
 
     def search_jobs(self) -> Iterator[Job]:
-        """The jobs of the search, each proposed when a worker is free for it."""
+        """The jobs of the search, each proposed only when it is asked for."""
         yield from self.left_over
         while (entry := self.proposer.next()) is not None:
             yield self.search_job(entry)
 
     def final_jobs(self) -> Iterator[Job]:
-        """The best candidates and all baselines, on seeds and a split that the search never saw."""
+        """The best candidates and all baselines, on seeds and a split that the search never saw.
+
+        The longest first, so that no worker is left alone with one at the end.
+        """
         entries = self.ledger.ranking()[: self.file.final.top]
         entries += self.ledger.having("trained", kind="baseline")
-        for seed in range(self.seed + 1, self.seed + 1 + self.file.final.seeds):
-            for entry in entries:
-                trial = self.folder.read_trial(entry.number) or self._new_trial(entry)
-                past = [*trial["runs"], *trial["failures"]]
-                if not any((run["seed"], run["split"]) == (seed, "test") for run in past):
+        trials = {e.number: self.folder.read_trial(e.number) or self._new_trial(e) for e in entries}
+        entries.sort(key=lambda e: -sum(run["seconds"] for run in trials[e.number]["runs"]))
+        for entry in entries:
+            past = [*trials[entry.number]["runs"], *trials[entry.number]["failures"]]
+            known = {run["seed"] for run in past if run["split"] == "test"}
+            for seed in range(self.seed + 1, self.seed + 1 + self.file.final.seeds):
+                if seed not in known:
                     yield self._job(entry, seed, "test", None)
 
     def search_job(self, entry: Entry) -> Job:
@@ -248,16 +253,14 @@ class Driver:
         )
 
     def _drain(self, pool: Pool, phase: str, jobs: Iterator[Job], watch: Watch) -> None:
-        """Feeds jobs to the pool as it has room, and hears it out."""
-        more = True
-        while more or pool.running:
-            while more and pool.has_room:
-                if (job := next(jobs, None)) is None:
-                    more = False
-                else:
-                    pool.submit(job)
-                    self.running[job.number, job.seed] = None
-                    watch(self.status(phase, pool.size))
+        """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out."""
+        ahead = next(jobs, None)
+        while ahead is not None or pool.running:
+            while ahead is not None and pool.has_room:
+                pool.submit(ahead)
+                self.running[ahead.number, ahead.seed] = None
+                watch(self.status(phase, pool.size))
+                ahead = next(jobs, None)
             for message in pool.messages(0.5):
                 self.hear(message)
             watch(self.status(phase, pool.size))
