@@ -27,8 +27,8 @@ class Model(nn.Module):
         self.architecture, self.vocab = architecture, vocab
         dim = architecture.graph["dim"]
         self.embed = nn.Embedding(vocab, dim)
-        # Also the head: logits of a normed vector then have unit variance at birth. Smaller, and the
-        # blocks drown the tokens in the residual stream (LOG.md, 2026-11-21).
+        # Also the head: logits of a normed vector then have unit variance at birth. Smaller, and
+        # the blocks drown the tokens in the residual stream (LOG.md, 2026-11-21).
         nn.init.normal_(self.embed.weight, std=dim**-0.5)
         self.steps: list[tuple[str, str, list[str]]] = []  # (op, node, sources)
         for node in nx.topological_sort(architecture):

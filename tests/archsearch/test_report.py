@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
 import archsearch
-from archsearch.diagram import architecture, layout
 from archsearch.errors import UserError
-from archsearch.figures import BYTES, COSTS
-from archsearch.findings import Findings, pareto_front, verdict
 from archsearch.folder import StudyFolder
 from archsearch.graph import lower
 from archsearch.report import write_report
+from archsearch.report.diagram import architecture, layout
+from archsearch.report.figures import BYTES, COSTS
+from archsearch.report.findings import Findings, pareto_front, verdict
 from archsearch.spec import ModelSpec
 
 PLOTLY = get_plotlyjs()

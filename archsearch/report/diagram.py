@@ -21,8 +21,8 @@ import networkx as nx
 import plotly.graph_objects as go
 
 from archsearch.catalogue import PartSpec
-from archsearch.figures import LINE, styled
 from archsearch.graph import lower
+from archsearch.report.figures import LINE, styled
 from archsearch.spec import Hierarchical, ModelSpec, Stage
 
 COLUMN, ROW = 200, 66  # pixels

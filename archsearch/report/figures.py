@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from archsearch.findings import Findings, Trial, number, pareto_front
+from archsearch.report.findings import Findings, Trial, number, pareto_front
 
 BEST = "#d55e00"
 CANDIDATE = "#8f959e"

@@ -1,7 +1,7 @@
 """report.html: one page that tells a study, from its folder alone, for a browser without network.
 
 Whatever comes from data is escaped where it enters the HTML. The page's frame and style are in
-archsearch.page, its figures in archsearch.figures and archsearch.diagram.
+archsearch.report.page, its figures in archsearch.report.figures and archsearch.report.diagram.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from archsearch import figures, page
-from archsearch.diagram import architecture
 from archsearch.errors import UserError
-from archsearch.figures import COSTS
-from archsearch.findings import Findings, Trial, verdict
 from archsearch.folder import StudyFolder, write_atomic
-from archsearch.page import details, draw, escape, scrolling, section, table, words
+from archsearch.report import figures, page
+from archsearch.report.diagram import architecture
+from archsearch.report.figures import COSTS
+from archsearch.report.findings import Findings, Trial, verdict
+from archsearch.report.page import details, draw, escape, scrolling, section, table, words
 
 
 def write_report(study: str | Path) -> Path:
