@@ -79,6 +79,7 @@ def test_the_source_computes_the_same_bits(
         model.named_parameters(), twin.named_parameters(), strict=True
     ):
         assert ours_name == theirs_name
+        assert p.grad is not None
         assert torch.equal(p.grad, q.grad)
 
 
