@@ -11,7 +11,6 @@ model here; only then does it get its name.
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -132,17 +131,14 @@ def _verify(folder: Path, model: Model) -> None:
     tokens = torch.arange(100)[None] % model.vocab
     with torch.no_grad():
         ours = digest(model(tokens)[0])
-    probe = PROBE.format(name=folder.name, threads=torch.get_num_threads(), vocab=model.vocab)
-    run = subprocess.run(
-        [sys.executable, "-c", probe],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        check=False,
+    probe = PROBE.format(
+        home=str(folder.parent),
+        name=folder.name,
+        threads=torch.get_num_threads(),
+        vocab=model.vocab,
     )
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    for cache in folder.rglob("__pycache__"):
-        shutil.rmtree(cache)
+    command = [sys.executable, "-B", "-c", probe]  # -B leaves no __pycache__ in the package
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     theirs = run.stdout.strip()
     if run.returncode or theirs != ours:
         raise RuntimeError(f"the exported package differs: {ours} here, {theirs!r}\n{run.stderr}")
@@ -155,7 +151,8 @@ def digest(logits: torch.Tensor) -> str:
 
 
 PROBE = """
-import hashlib, torch
+import hashlib, sys, torch
+sys.path.insert(0, {home!r})
 torch.set_num_threads({threads})
 import {name}
 with torch.no_grad():

@@ -7,8 +7,6 @@ jobs without a result run again under their own number, and nothing finished is 
 """
 
 import os
-import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch.errors import NoFeasibleCandidate, SpecError, UserError
+from archsearch import preflight
+from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.ledger import Entry, Ledger, environment
-from archsearch.proposing import PATIENCE, Proposer
+from archsearch.proposing import Proposer
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.workers import Done, Job, Message, Pool, Progress, Split
@@ -101,13 +100,16 @@ def default_workers(device: str) -> int:
     return 1 if device != "cpu" else min(cores(), MAX_WORKERS)
 
 
-def require_device(device: str) -> None:
-    """UserError when torch cannot put a tensor there."""
+def open_storage(url: str, name: str) -> optuna.Study:
+    """Optuna's study of this name, created if it is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's own way to say there is no CUDA
+        return optuna.create_study(
+            storage=url, study_name=name, direction="minimize", load_if_exists=True
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device {device}: {reason}; use --device cpu, or one you have") from None
+        raise UserError(f"storage {url}: {reason}; check the URL and its driver") from None
 
 
 def cores() -> int:
@@ -130,27 +132,12 @@ class Driver:
         self.jobs_done = 0
 
     def preflight(self) -> None:
-        """Before anything is written: device there, tasks prepared, folder ours, a candidate."""
-        require_device(self.device)
+        """Finds what is wrong before anything is written."""
+        preflight.require_device(self.device)
         for task in self.file.tasks:
             task.prepare()
-        self._refuse_another_space()
-        rng, rejections = random.Random(self.seed), Counter[str]()
-        for _ in range(PATIENCE):
-            try:
-                spec = self.space.decide(lambda _, domain: domain.draw(rng))
-            except SpecError:
-                rejections["the sizes of blocks"] += 1
-                continue
-            _, excess = self.file.budgets.screen(spec, self.vocab)
-            if excess is None:
-                return
-            rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
-        told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
-        raise NoFeasibleCandidate(
-            f"{self.space.name}: none of {PATIENCE} random candidates is feasible: {told}. Raise "
-            "the budget that rejects most, or make the space smaller (dim, layers, expand)"
-        )
+        preflight.require_same_space(self.folder, self.document())
+        preflight.require_feasible(self.space, self.seed, self.vocab)
 
     def document(self) -> dict[str, Any]:
         """The space as this study resolves it."""
@@ -158,28 +145,10 @@ class Driver:
         data["seed"], data["search"]["trials"] = self.seed, self.trials
         return data
 
-    def _refuse_another_space(self) -> None:
-        there, here = self.folder.read_space(), self.document()
-        if there is None:
-            return
-        there["search"].pop("trials", None)  # more trials extend a study, they do not change it
-        here["search"].pop("trials")
-        if (path := first_difference(there, here)) is not None:
-            raise UserError(
-                f"{self.folder.path}: holds a study of another space; they differ first at {path}. "
-                "Choose another folder with --out, or delete this one"
-            )
-
     def open(self, storage: str | None) -> None:
         """Creates or loads the storage, and takes up what an earlier process left unfinished."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        stored = open_storage(storage or self.folder.storage, self.space.name)
         self.folder.write_space(self.document())
-        stored = optuna.create_study(
-            storage=storage or self.folder.storage,
-            study_name=self.space.name,
-            direction="minimize",
-            load_if_exists=True,
-        )
         self.proposer = Proposer(
             self.space, stored, seed=self.seed, trials=self.trials, vocab=self.vocab
         )
@@ -335,18 +304,3 @@ class Driver:
         seconds_left = None if mean is None else mean * max(0, left) / workers
         rungs = [*self.file.train.rungs, self.file.train.steps]
         return Status(self.ledger, self.running, phase, rungs, jobs, self.jobs_done, seconds_left)
-
-
-def first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first path at which two plain trees differ, with both values; None if they are equal."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(k for k in b if k not in a)]:
-            below = f"{path}.{key}".lstrip(".")
-            if (found := first_difference(a.get(key), b.get(key), below)) is not None:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        found = (first_difference(x, y, f"{path}[{i}]") for i, (x, y) in pairs)
-        return next((f for f in found if f is not None), None)
-    return None if a == b and type(a) is type(b) else f"{path} ({a!r} there, {b!r} here)"

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -144,15 +145,16 @@ print("alone")
 """
 
 
+def run_beside(package: Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Runs Python where the package lies, with that folder on the path as it is by default."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    return subprocess.run(arguments, cwd=package.parent, env=environment, capture_output=True)
+
+
 def test_it_runs_alone(exported: Path) -> None:
     """With everything but torch and the standard library walled off; the state stays one size."""
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROBE],
-        cwd=exported.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert run.stdout.strip() == "alone", run.stderr
+    run = run_beside(exported, sys.executable, "-W", "ignore", "-c", PROBE)
+    assert run.stdout.strip() == b"alone", run.stderr.decode()
 
 
 @pytest.mark.slow
@@ -174,23 +176,21 @@ def test_it_runs_in_an_environment_with_torch_and_nothing_else(
         [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
     )
     assert not any(name in listed.stdout.lower() for name in ("archsearch", "optuna", "pydantic"))
-    command = [python, "-W", "ignore", "-m", "my_model", "import ", "--steps", "20"]
-    run = subprocess.run(command, cwd=exported.parent, capture_output=True)
+    run = run_beside(exported, python, "-W", "ignore", "-m", "my_model", "import ", "--steps", "20")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(b"import ")
     assert len(run.stdout) == len(b"import ") + 20 + 1
 
 
 def test_config_and_readme_tell_what_it_is(exported: Path) -> None:
+    assert {p.suffix for p in exported.rglob("*") if p.is_file()} >= {".py", ".json", ".md"}
     config = json.loads((exported / "config.json").read_text())
     assert config["origin"] == "trial 4 of the study study, trained 3 steps on language"
     assert ModelSpec.model_validate(config["spec"]).hash() == config["hash"]
     readme = (exported / "README.md").read_text()
     assert "model = my_model.load()" in readme
     code = readme.split("```python\n")[1].split("```")[0]
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=exported.parent, capture_output=True, text=True
-    )
+    run = run_beside(exported, sys.executable, "-c", code)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.split()) == 20
 

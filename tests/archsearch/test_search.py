@@ -10,8 +10,9 @@ from archsearch import load_space, load_spec, reference, study
 from archsearch.errors import NoFeasibleCandidate, UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.ledger import ATTRIBUTE, Entry, Ledger
+from archsearch.preflight import first_difference
 from archsearch.proposing import Proposer
-from archsearch.search import Driver, Result, Status, first_difference
+from archsearch.search import Driver, Result, Status
 from archsearch.space import Space
 from archsearch.standalone.weights import load_weights
 
@@ -275,3 +276,11 @@ def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
     other = Driver(tiny(tmp_path), StudyFolder(tmp_path / "b"), "cpu", None, None)
     with pytest.raises(UserError, match=r"shared.db: its study 'tiny' has trials \[0\] that"):
         other.open(storage)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql://nobody@127.0.0.1:1/x", "sqlite:////no/such/folder/x.db"]
+)
+def test_a_storage_that_cannot_be_opened(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"storage .*; check the URL and its driver"):
+        study(tiny(tmp_path), out=tmp_path / "s", storage=url)

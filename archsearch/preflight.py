@@ -1,0 +1,70 @@
+"""What can be known to be wrong before a study writes anything or trains anyone."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import torch
+
+from archsearch.errors import NoFeasibleCandidate, SpecError, UserError
+from archsearch.folder import StudyFolder
+from archsearch.space import Space
+
+DRAWS = 200
+"""Random candidates tried before a space is said to hold none within its budgets."""
+
+
+def require_device(device: str) -> None:
+    """UserError when torch cannot put a tensor there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's own way to say there is no CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device}: {reason}; use --device cpu, or one you have") from None
+
+
+def require_feasible(space: Space, seed: int, vocab: int) -> None:
+    """NoFeasibleCandidate when no random draw fits the budgets; says what rejects most."""
+    rng, rejections = random.Random(seed), Counter[str]()
+    for _ in range(DRAWS):
+        try:
+            spec = space.decide(lambda _, domain: domain.draw(rng))
+        except SpecError:
+            rejections["the sizes of blocks"] += 1
+            continue
+        _, excess = space.file.budgets.screen(spec, vocab)
+        if excess is None:
+            return
+        rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
+    told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
+    raise NoFeasibleCandidate(
+        f"{space.name}: none of {DRAWS} random candidates is feasible: {told}. Raise the budget "
+        "that rejects most, or make the space smaller (dim, layers, expand)"
+    )
+
+
+def require_same_space(folder: StudyFolder, here: dict[str, Any]) -> None:
+    """UserError when the folder holds a study of another space; more trials only extend one."""
+    if (there := folder.read_space()) is None:
+        return
+    there, here = (data | {"search": data["search"] | {"trials": None}} for data in (there, here))
+    if (path := first_difference(there, here)) is not None:
+        raise UserError(
+            f"{folder.path}: holds a study of another space; they differ first at {path}. "
+            "Choose another folder with --out, or delete this one"
+        )
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The first path at which two plain trees differ, with both values; None if they are equal."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            below = f"{path}.{key}".lstrip(".")
+            if (found := first_difference(a.get(key), b.get(key), below)) is not None:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        found = (first_difference(x, y, f"{path}[{i}]") for i, (x, y) in pairs)
+        return next((f for f in found if f is not None), None)
+    return None if a == b and type(a) is type(b) else f"{path} ({a!r} there, {b!r} here)"
