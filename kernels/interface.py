@@ -33,6 +33,12 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def state_or_zeros(state: Tensor | None, like: Tensor, *shape: int) -> Tensor:
+    """The state to start from, in the dtype that states are summed in."""
+    dtype = accumulation_dtype(like)
+    return like.new_zeros(shape, dtype=dtype) if state is None else state.to(dtype)
+
+
 def without_autocast(tensor: Tensor) -> torch.autocast:
     # PyTorch leaves autocast on inside a custom operator: the state would be summed in bfloat16.
     return torch.autocast(tensor.device.type, enabled=False)

@@ -66,7 +66,7 @@ def operator_arguments(name, present):
 @pytest.mark.parametrize("present", [True, False])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_opcheck(name, present):
-    operator = getattr(torch.ops.archsearch, name).default
+    operator = getattr(torch.ops.archsearch, f"{name}_chunked").default
     arguments = operator_arguments(name, present)
     results = torch.library.opcheck(operator, arguments)
     assert set(results.values()) == {"SUCCESS"}
@@ -134,7 +134,7 @@ def test_flops_are_the_same_on_real_tensors():
 
 def test_every_operator_has_a_flop_formula():
     names = sorted(torch.ops.archsearch)
-    assert set(FUNCTIONS) | {f"{name}_backward" for name in FUNCTIONS} <= set(names)
+    assert {f"{name}_chunked{end}" for name in FUNCTIONS for end in ("", "_backward")} <= set(names)
     assert [n for n in names if getattr(torch.ops.archsearch, n) not in flop_registry] == []
 
 
@@ -183,7 +183,7 @@ def test_auto_is_chunked(name):
     t = tensors(name)
     got, want = FUNCTIONS[name](**t), FUNCTIONS[name](**t, backend="chunked")
     torch.testing.assert_close(got, want, rtol=0, atol=0)
-    assert f"archsearch_{name}" in str(got[0].grad_fn)
+    assert f"archsearch_{name}_chunked" in str(got[0].grad_fn)
     assert "archsearch" not in str(FUNCTIONS[name](**t, backend="reference")[0].grad_fn)
 
 
@@ -221,26 +221,26 @@ def test_a_copy_in_another_package_lives_beside_us(tmp_path, monkeypatch):
         copy = importlib.import_module("my_model-1.kernels")
         got = copy.scan(**t)
         torch.testing.assert_close(got, want, rtol=0, atol=0)
-        assert "my_model_1_scan" in str(got[0].grad_fn)
+        assert "my_model_1_scan_chunked" in str(got[0].grad_fn)
         with FlopCounterMode(display=False) as counter:
             copy.scan(**t)
         assert counter.get_total_flops() > 0
         for name in [name for name in sys.modules if name.startswith("my_model-1")]:
             monkeypatch.delitem(sys.modules, name)
-    assert "archsearch_scan" in str(scan(**t)[0].grad_fn)
+    assert "archsearch_scan_chunked" in str(scan(**t)[0].grad_fn)
 
 
 # ---- messages: the operator, the argument, what came, what is allowed
 
 PACKED: dict[str, Any] = {n: torch.rand(1, T, H, K) for n in ("q", "k", "v")}
 MESSAGES = [
-    ("scan", {"q": [1.0]}, r"scan: q must be a tensor \(B, T, H, K\); got list"),
-    ("scan", {"q": torch.ones(2, 3, 4)}, r"q must have shape \(B, T, H, K\).*got \(2, 3, 4\)"),
-    ("scan", {"q": torch.ones(2, 0, 3, 5)}, r"q must be \(B, T, H, K\), sizes >= 1; got \(2, 0,"),
+    ("scan", {"q": [1.0]}, r"scan: q must be a tensor \(B, T, G, K\); got list"),
+    ("scan", {"q": torch.ones(2, 3, 4)}, r"q must have shape \(B, T, G, K\).*got \(2, 3, 4\)"),
+    ("scan", {"q": torch.ones(2, 0, 3, 5)}, r"q must be \(B, T, G, K\), sizes >= 1; got \(2, 0,"),
     (
         "scan",
         {"k": torch.ones(2, 70, 3, 4)},
-        r"scan: k must have shape \(B, T, H, K\) with B = 2, T = 70, H = 3, K = 5; got \(2, 70, 3,",
+        r"scan: k must have shape \(B, T, G, K\) with B = 2, T = 70, G = 3, K = 5; got \(2, 70, 3,",
     ),
     ("scan", {"k": torch.ones(2, 70, 3, 5).int()}, r"k must have a floating-point dtype; got .*32"),
     ("scan", {"v": torch.ones(2, 9, 3, 7)}, r"scan: v must have shape .* got \(2, 9, 3, 7\)"),
@@ -260,6 +260,11 @@ MESSAGES = [
         "scan",
         {"initial_state": torch.ones(2, 3, 7, 5)},
         r"initial_state must have shape \(B, H, K, V\) with B = 2.*got \(2, 3, 7, 5\)",
+    ),
+    (
+        "scan",
+        {n: torch.ones(2, 70, 2, 5) for n in "qk"},
+        r"scan: the heads of v must be a multiple .* of q and k; got H = 3 and G = 2",
     ),
     ("scan", {"backend": "cuda"}, r"scan: backend must be one of 'auto', .*; got 'cuda'"),
     ("scan", {"backend": "triton"}, r"scan: backend 'triton' is not there yet.*'auto', 'chunked'"),

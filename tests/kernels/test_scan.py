@@ -54,6 +54,17 @@ def test_chunked_is_the_reference(agree, kind, T, dtype):
     agree(scan, case(kind, T), dtype)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_heads_share_queries_and_keys(agree, same, kind, dtype):
+    """Groups of heads: head h reads what group h // (H / G) writes; gradients sum over the group."""
+    tensors = case(kind, 67, H=6)
+    shared = {**tensors, **{name: tensors[name][:, :, :2] for name in "qk"}}
+    agree(scan, shared, dtype)
+    repeated = {name: shared[name].repeat_interleave(3, 2) for name in "qk"}
+    same(scan(**shared), scan(**{**tensors, **repeated}))
+
+
 @pytest.mark.parametrize(("B", "H", "K", "V"), [(1, 1, 1, 1), (3, 1, 1, 4), (1, 2, 6, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_smallest_widths(agree, kind, B, H, K, V):
@@ -72,7 +83,9 @@ def test_absent_state_is_zeros_and_scale_is_a_factor(kind, same):
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(monkeypatch, kind, backend):
-    monkeypatch.setattr(sys.modules["archsearch.kernels.scan"], "CHUNK", 4)  # 3 chunks, one ragged
+    monkeypatch.setattr(
+        sys.modules["archsearch.kernels.scan_chunked"], "CHUNK", 4
+    )  # 3 chunks, one ragged
     tensors = case(kind, 9, B=1, H=1, K=3, V=2)
     names = [name for name, x in tensors.items() if x is not None]
 

@@ -15,7 +15,7 @@ LENGTHS = (1, 2, 16, 17, 63, 64, 65, 130)
 PER_STEP = ("x", "delta", "B", "C")
 
 
-MODULE = sys.modules["archsearch.kernels.selective_scan"]
+MODULE = sys.modules["archsearch.kernels.selective_scan_chunked"]
 
 
 def case(T, batch=2, D=5, N=3) -> dict[str, Any]:
