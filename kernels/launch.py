@@ -1,0 +1,61 @@
+"""What kernels are launched with: the device, a tile out of a checked-in table, no autotuning."""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1: kernels run on the CPU
+
+
+class Device(NamedTuple):
+    """What a plan depends on: the architecture, such as "sm_90" or "gfx942", and its processors."""
+
+    architecture: str
+    processors: int
+
+
+class Tile(NamedTuple):
+    """One configuration of a kernel: the block it owns, warps, stages of the load pipeline."""
+
+    block: int
+    warps: int
+    stages: int
+
+
+def device_of(tensor: Tensor) -> Device:
+    """The device that a tensor's kernels run on."""
+    return Device("sm_90", 4) if INTERPRETED else _device(tensor.device.index or 0)
+
+
+@cache
+def _device(index: int) -> Device:
+    found = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        return Device(found.gcnArchName.split(":")[0], found.multi_processor_count)
+    return Device(f"sm_{found.major}{found.minor}", found.multi_processor_count)
+
+
+def launch(kernel: Any, programs: int, tile: Tile, *arguments: Any, **constants: Any) -> None:
+    """Run a kernel on a one-dimensional grid: its other axes end at 65535."""
+    kernel[(programs,)](*arguments, **constants, num_warps=tile.warps, num_stages=tile.stages)
+
+
+def product_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype that tiles are multiplied in: what the tensors promote to."""
+    dtype = tensors[0].dtype
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype)
+    # The interpreter keeps bfloat16 as integers, and multiplies those.
+    return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How tl.dot multiplies float32: in three parts, or in TF32 where PyTorch may."""
+    if dtype != torch.float32:
+        return "ieee"  # has no say
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"

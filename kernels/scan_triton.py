@@ -1,0 +1,271 @@
+"""scan on a GPU: the operator over the kernel in sweep.py."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .interface import NAMESPACE, register_flops
+from .launch import device_of, launch, precision, product_dtype
+from .scan_chunked import _backward_flops, _forward_flops
+from .sweep import sweep
+from .tiles import tile_of
+
+CHUNK = 64
+VCHUNK = 16
+SEGMENTS = 16  # at most: each folds up all those before it
+
+
+class Role(NamedTuple):
+    """A row of the table in sweep.py."""
+
+    name: str
+    on_output: bool
+    reverse: bool
+
+
+O = Role("o", False, False)  # noqa: E741
+DQ = Role("dq", True, False)
+DK = Role("dk", True, True)
+DV = Role("dv", False, True)
+
+
+class Sweeps:
+    """The launches of one call: what they have in common."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor | None,
+        scale: float,
+        cu_seqlens: Tensor | None,
+    ) -> None:
+        (B, T, G, K), (H, V) = q.shape, v.shape[2:]
+        dimensions = 0 if log_decay is None else log_decay.dim()
+        self.kind = {0: "none", 1: "fixed", 3: "scalar", 4: "vector"}[dimensions]
+        self.dtype = product_dtype(q, k, v)
+        self.q, self.k, self.v = (self.ready(x) for x in (q, k, v))
+        self.log_decay = None if log_decay is None else _unit_stride(log_decay)
+        self.scale, self.cu_seqlens = scale, cu_seqlens
+        self.T, self.H, self.K, self.V, self.share, self.tokens = T, H, K, V, H // G, B * T
+        self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
+        longest = CHUNK
+        if self.dtype == torch.float32:
+            longest = 16 if self.kind == "vector" else 32
+        elif self.kind == "vector":
+            longest = VCHUNK
+        self.C = min(longest, max(16, triton.next_power_of_2(T)))
+        self.device = device_of(v)
+        self.segment, self.segments = self._segments()
+
+    def ready(self, x: Tensor) -> Tensor:
+        """In the dtype of the products, channels contiguous; other strides are as they come."""
+        return _unit_stride(x.to(self.dtype))
+
+    def _segments(self) -> tuple[int, int]:
+        """The length and the number of segments that give every processor two programs."""
+        tiles = triton.cdiv(self.V, self.tile(O).block)
+        wanted = 2 * self.device.processors // (self.sequences * self.H * tiles)
+        count = min(wanted, self.T // (4 * self.C), SEGMENTS)
+        if self.cu_seqlens is not None or count <= 1:
+            return self.T, 1
+        length = triton.cdiv(triton.cdiv(self.T, count), self.C) * self.C
+        return length, triton.cdiv(self.T, length)
+
+    def tile(self, role: Role):
+        return tile_of(self.device, f"scan {role.name}", self.kind, self.K, self.V, self.dtype)
+
+    def tiles(self, role: Role) -> int:
+        return triton.cdiv(self.K if role.on_output else self.V, self.tile(role).block)
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.v.new_empty(shape, dtype=dtype)
+
+    def per_segment(self) -> tuple[Tensor | None, Tensor | None]:
+        """Room for what each segment adds to the state, and how much of it it keeps."""
+        if self.segments == 1:
+            return None, None
+        kept = self.K if self.kind == "vector" else 1
+        shape = self.sequences, self.H, self.segments
+        return self.empty(*shape, self.K, self.V), self.empty(*shape, kept)
+
+    def sweep(
+        self,
+        role: Role,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        w: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+        dg: Tensor | None = None,
+        start: Tensor | None = None,
+        finish: Tensor | None = None,
+        checkpoints: Tensor | None = None,
+        states: Tensor | None = None,
+        added: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> None:
+        tile, g = self.tile(role), self.log_decay
+        strides = [_strides(x) for x in (a, b, c, w)]
+        strides.append((0, 0, *g.stride()) if g is not None and g.dim() == 1 else _strides(g))
+        contracted = self.V if role.on_output else self.K
+        exact = self.dtype == torch.float32
+        launch(
+            sweep,
+            self.sequences * self.H * self.segments * self.tiles(role),
+            tile,
+            *(a, b, c, g, w, out, dg, start, finish, checkpoints, states, *added, self.cu_seqlens),
+            *(self.T, self.tokens, self.segment, self.segments, self.scale, self.H, self.share),
+            *(stride for each in strides for stride in each),
+            K=self.K,
+            V=self.V,
+            KIND=self.kind,
+            REVERSE=role.reverse,
+            ON_OUTPUT=role.on_output,
+            C=self.C,
+            BLOCK_D=max(16, triton.next_power_of_2(contracted)),
+            BLOCK_E=tile.block,
+            PRECISION=precision(self.dtype),
+            SUM=tl.float64 if exact else tl.float32,
+        )
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
+
+
+def _strides(x: Tensor | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if x is None else x.stride()[:3]
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o, the final state, and the state before each segment if it is to be kept."""
+    call = Sweeps(q, k, v, log_decay, scale, cu_seqlens)
+    q, k, values = call.q, call.k, call.v
+    added = call.per_segment()
+    if call.segments > 1:
+        call.sweep(O, q, k, values, start=None, added=added)
+    o = torch.empty_like(v, memory_format=torch.contiguous_format)
+    state = call.empty(call.sequences, call.H, call.K, call.V)
+    checkpoints = call.empty(0)
+    if keep and call.segments > 1:
+        checkpoints = call.empty(call.sequences, call.H, call.segments, call.K, call.V)
+    call.sweep(
+        O,
+        q,
+        k,
+        values,
+        out=o,
+        start=initial_state,
+        finish=state,
+        checkpoints=checkpoints if checkpoints.numel() else None,
+        added=added,
+    )
+    return o, state, checkpoints
+
+
+def backward(
+    do: Tensor,
+    dstate: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    checkpoints: Tensor,
+    decays: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients to q, k, v, log_decay (empty unless `decays`) and the initial state."""
+    call = Sweeps(q, k, v, log_decay, scale, cu_seqlens)
+    Q, K, V, do = call.q, call.k, call.v, call.ready(do)
+    B, T, G, _ = q.shape
+    shared = {"dtype": torch.float32 if call.share > 1 else call.dtype}
+    dq, dk = (call.empty(B, T, call.H, call.K, **shared) for _ in "qk")
+    dv = torch.empty_like(v, memory_format=torch.contiguous_format)
+    d_initial = call.empty(call.sequences, call.H, call.K, call.V)
+    dg = states = None
+    if decays:
+        chunks = (
+            T // call.C + call.sequences if cu_seqlens is not None else B * triton.cdiv(T, call.C)
+        )
+        states = call.empty(chunks, call.H, call.K, call.V, dtype=call.dtype)
+        vector = call.kind == "vector"
+        dg = call.empty(*((B, T, call.H, call.K) if vector else (call.tiles(DQ), B, T, call.H)))
+    added = call.per_segment()
+    kept = {"checkpoints": checkpoints if call.segments > 1 else None, "added": added}
+    call.sweep(DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=initial_state, **kept)
+    call.sweep(DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate, added=added)
+    call.sweep(DV, K, Q, do, out=dv, start=dstate, finish=d_initial, added=added)
+    if call.share > 1:
+        dq, dk = (x.view(B, T, G, call.share, call.K).sum(3) for x in (dq, dk))
+    return dq.to(q.dtype), dk.to(k.dtype), dv, _decay_gradient(dg, log_decay), d_initial
+
+
+def _decay_gradient(dg: Tensor | None, log_decay: Tensor | None) -> Tensor:
+    if dg is None or log_decay is None:
+        return torch.empty(0) if log_decay is None else log_decay.new_empty(0)
+    if log_decay.dim() < 4:  # the sum over tiles of K
+        dg = dg.sum(0) if len(dg) > 1 else dg[0]
+    if log_decay.dim() == 1:
+        dg = dg.sum((0, 1))
+    return dg.to(log_decay.dtype)
+
+
+scan_triton = torch.library.custom_op(f"{NAMESPACE}::scan_triton", forward, mutates_args=())
+_scan_backward = torch.library.custom_op(
+    f"{NAMESPACE}::scan_triton_backward", backward, mutates_args=()
+)
+
+
+@scan_triton.register_fake
+def _(q, k, v, log_decay, scale, initial_state, cu_seqlens, keep):
+    call = Sweeps(q, k, v, log_decay, scale, cu_seqlens)
+    shape = call.sequences, call.H, call.K, call.V
+    kept = call.empty(0)
+    if keep and call.segments > 1:
+        kept = call.empty(*shape[:2], call.segments, *shape[2:])
+    return v.new_empty(v.shape), call.empty(*shape), kept
+
+
+@_scan_backward.register_fake
+def _(do, dstate, q, k, v, log_decay, scale, initial_state, cu_seqlens, checkpoints, decays):
+    none = do.new_empty(0) if log_decay is None else log_decay.new_empty(0)
+    dg = log_decay.new_empty(log_decay.shape) if decays else none
+    d_initial = dstate.new_empty(dstate.shape, dtype=torch.float32)
+    return *(x.new_empty(x.shape) for x in (q, k, v)), dg, d_initial
+
+
+def _save(ctx, inputs, output) -> None:
+    q, k, v, log_decay, ctx.scale, initial_state, cu_seqlens, _ = inputs
+    ctx.save_for_backward(q, k, v, log_decay, initial_state, cu_seqlens, output[2])
+
+
+def _differentiate(ctx, do: Tensor, dstate: Tensor, _: Tensor | None):
+    q, k, v, log_decay, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
+    decays = ctx.needs_input_grad[3]
+    *grads, dg, d_initial = _scan_backward(
+        do, dstate, q, k, v, log_decay, ctx.scale, initial_state, cu_seqlens, checkpoints, decays
+    )
+    if initial_state is not None:
+        initial_state = d_initial.to(initial_state.dtype)
+    return *grads, dg if decays else None, None, initial_state, None, None
+
+
+scan_triton.register_autograd(_differentiate, setup_context=_save)
+register_flops("scan_triton", _forward_flops)
+register_flops("scan_triton_backward", _backward_flops)
