@@ -6,6 +6,7 @@ what is allowed.
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -19,6 +20,19 @@ Backend = Literal["auto", "reference", "chunked", "triton"]
 # "my_model"): an exported model carries a copy of these files, and it must be possible to load it
 # beside archsearch, or beside another exported model, in one process.
 NAMESPACE = re.sub(r"\W", "_", (__package__ or "kernels").removesuffix(".kernels"))
+
+
+TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
+
+
+def _runs_here(device: torch.device | None) -> bool:
+    """Whether the Triton kernels have been checked, value by value, on a device like this."""
+    if device is None or device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from .launch import architecture
+    from .tiles import RUN
+
+    return architecture(device) in RUN
 
 
 def register_flops(name: str, formula: Callable[..., int]) -> None:
@@ -74,17 +88,36 @@ class Arguments:
         if value.shape != torch.Size(self.sizes.get(a, 0) for a in letters):
             raise self.error(f"{name} must have shape {allowed}; got {tuple(value.shape)}")
 
-    def backend(self, backend: str) -> Literal["reference", "chunked"]:
-        """The backend that will run; nothing falls back silently."""
-        if backend == "triton":
-            raise self.error(
-                "backend 'triton' is not there yet: its kernels are still to be written; "
-                "'auto', 'chunked' and 'reference' are there"
-            )
+    def backend(self, backend: str, *tensors: Tensor) -> Literal["reference", "chunked", "triton"]:
+        """The backend that will run; what was asked for by name runs or is refused."""
         if backend not in get_args(Backend):
             allowed = ", ".join(map(repr, get_args(Backend)))
             raise self.error(f"backend must be one of {allowed}; got {backend!r}")
-        return "reference" if backend == "reference" else "chunked"
+        if backend == "reference":
+            return "reference"
+        dtypes = {x.dtype for x in tensors}
+        if backend == "auto":
+            return "triton" if _runs_here(self.device) and dtypes <= TRITON_DTYPES else "chunked"
+        if backend == "triton":
+            self._require_triton(dtypes)
+            return "triton"
+        return "chunked"
+
+    def _require_triton(self, dtypes: set[torch.dtype]) -> None:
+        if dtypes - TRITON_DTYPES:
+            raise self.error(
+                "backend 'triton' takes float32, bfloat16 and float16; got "
+                f"{', '.join(sorted(map(str, dtypes - TRITON_DTYPES)))}: use 'chunked'"
+            )
+        if find_spec("triton") is None:
+            raise self.error("backend 'triton' needs Triton: pip install triton, or use 'chunked'")
+        from .launch import INTERPRETED
+
+        if self.device is not None and self.device.type != "cuda" and not INTERPRETED:
+            raise self.error(
+                f"backend 'triton' needs tensors on a GPU; got {self.device}: use 'chunked', or set "
+                "TRITON_INTERPRET=1 before Python starts to run the kernels on the CPU, slowly"
+            )
 
     def packing(self, cu_seqlens: Tensor | None) -> list[int] | None:
         """The borders of packed sequences as Python numbers; binds their number, sequences."""

@@ -1,8 +1,5 @@
 """What kernels are launched with: the device, a tile out of a checked-in table, no autotuning."""
 
-import os
-from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,15 +26,18 @@ class Tile(NamedTuple):
 
 def device_of(tensor: Tensor) -> Device:
     """The device that a tensor's kernels run on."""
-    return Device("sm_90", 4) if INTERPRETED else _device(tensor.device.index or 0)
+    if INTERPRETED:
+        return Device("sm_90", 4)
+    found = torch.cuda.get_device_properties(tensor.device)
+    return Device(architecture(tensor.device), found.multi_processor_count)
 
 
-@cache
-def _device(index: int) -> Device:
-    found = torch.cuda.get_device_properties(index)
+def architecture(device: torch.device) -> str:
+    """The name of a GPU's instruction set, such as "sm_90" or "gfx942"."""
+    found = torch.cuda.get_device_properties(device)
     if torch.version.hip:
-        return Device(found.gcnArchName.split(":")[0], found.multi_processor_count)
-    return Device(f"sm_{found.major}{found.minor}", found.multi_processor_count)
+        return found.gcnArchName.split(":")[0]
+    return f"sm_{found.major}{found.minor}"
 
 
 def launch(kernel: Any, programs: int, tile: Tile, *arguments: Any, **constants: Any) -> None:

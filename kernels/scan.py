@@ -61,8 +61,8 @@ def scan(
         initial_state: S_0, (B, H, K, V); zeros when None.
         cu_seqlens: the borders 0 = c_0 <= ... <= c_M = T of M sequences packed into a batch of 1,
             (M + 1,), integers; the states then lead with M. They are read on the host.
-        backend: "reference" (step loop), "chunked" (matmuls, any device), "auto" (the fastest
-            there is: now chunked).
+        backend: "reference" (step loop), "chunked" (matmuls, any device), "triton" (a GPU, or
+            TRITON_INTERPRET=1), "auto": triton on GPUs where it has been checked, else chunked.
 
     Returns:
         o (B, T, H, V) in v's dtype, and the final state (B, H, K, V).
@@ -86,10 +86,16 @@ def scan(
     if initial_state is not None:
         shape = "B H K V" if bounds is None else "sequences H K V"
         arguments.tensor("initial_state", initial_state, shape)
-    reference = arguments.backend(backend) == "reference"
-    operator = scan_reference if reference else scan_chunked
+    given = [x for x in (q, k, v, log_decay, initial_state) if x is not None]
+    chosen = arguments.backend(backend, *given)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "triton":
+        from .scan_triton import scan_triton
 
+        keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        return scan_triton(q, k, v, log_decay, factor, initial_state, cu_seqlens, keep)[:2]
+
+    operator = scan_reference if chosen == "reference" else scan_chunked
     g = _decay_per_step(log_decay, v)
     q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
     if bounds is None:

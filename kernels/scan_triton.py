@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
-from .launch import device_of, launch, precision, product_dtype
+from .launch import Tile, device_of, launch, precision, product_dtype
 from .scan_chunked import _backward_flops, _forward_flops
 from .sweep import sweep
 from .tiles import tile_of
@@ -76,8 +76,11 @@ class Sweeps:
         length = triton.cdiv(triton.cdiv(self.T, count), self.C) * self.C
         return length, triton.cdiv(self.T, length)
 
-    def tile(self, role: Role):
-        return tile_of(self.device, f"scan {role.name}", self.kind, self.K, self.V, self.dtype)
+    def tile(self, role: Role) -> Tile:
+        name = f"scan {role.name}"
+        tile = tile_of(self.device, name, self.kind, self.K, self.V, self.dtype)
+        width = self.K if role.on_output else self.V
+        return tile._replace(block=min(tile.block, max(16, triton.next_power_of_2(width))))
 
     def tiles(self, role: Role) -> int:
         return triton.cdiv(self.K if role.on_output else self.V, self.tile(role).block)
@@ -138,6 +141,10 @@ def _unit_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
 
 
+def _contiguous(state: Tensor | None) -> Tensor | None:
+    return None if state is None else state.contiguous()
+
+
 def _strides(x: Tensor | None) -> tuple[int, int, int]:
     return (0, 0, 0) if x is None else x.stride()[:3]
 
@@ -169,7 +176,7 @@ def forward(
         k,
         values,
         out=o,
-        start=initial_state,
+        start=_contiguous(initial_state),
         finish=state,
         checkpoints=checkpoints if checkpoints.numel() else None,
         added=added,
@@ -208,9 +215,9 @@ def backward(
         dg = call.empty(*((B, T, call.H, call.K) if vector else (call.tiles(DQ), B, T, call.H)))
     added = call.per_segment()
     kept = {"checkpoints": checkpoints if call.segments > 1 else None, "added": added}
-    call.sweep(DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=initial_state, **kept)
-    call.sweep(DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate, added=added)
-    call.sweep(DV, K, Q, do, out=dv, start=dstate, finish=d_initial, added=added)
+    call.sweep(DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=_contiguous(initial_state), **kept)
+    call.sweep(DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate.contiguous(), added=added)
+    call.sweep(DV, K, Q, do, out=dv, start=dstate.contiguous(), finish=d_initial, added=added)
     if call.share > 1:
         dq, dk = (x.view(B, T, G, call.share, call.K).sum(3) for x in (dq, dk))
     return dq.to(q.dtype), dk.to(k.dtype), dv, _decay_gradient(dg, log_decay), d_initial

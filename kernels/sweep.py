@@ -119,7 +119,9 @@ def _within(
     if CROSS:
         # The readers' and the writers' sums over one matrix of pairs differ by what crosses.
         pairs = tl.where(i == j, 0.0, A * _dot(c, tl.trans(w), PRECISION))
-        crossing = tl.cumsum(tl.sum(pairs, 0) - tl.sum(pairs, 1), 0, reverse=True)
+        queries = tl.sum(pairs, 1 if REVERSE else 0)
+        keys = tl.sum(pairs, 0 if REVERSE else 1)
+        crossing = tl.cumsum(queries - keys, 0, reverse=True)
     return out, crossing[:, None]
 
 
@@ -232,7 +234,7 @@ def _within_output(
     return out, crossing
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "tokens", "segment", "segments"])
 def sweep(
     a, b, c, g, w, out, dg, start, finish, checkpoints, states, added, kept, cu_seqlens,
     T, tokens, segment, segments, scale, H, share,
@@ -292,6 +294,7 @@ def sweep(
     ee = e[:, None] if TURNED else e[None, :]
     cell = (ee * V + dd) if ON_OUTPUT else (dd * V + ee)  # in a state (K, V)
     cells = (dd < D) & (ee < E)
+    inner = (ee * D + dd) if TURNED else (dd * E + ee)  # as it lies in registers
     channels = e if ON_OUTPUT else d  # of a decay per channel
 
     # The state that the segment starts from.
@@ -349,7 +352,16 @@ def sweep(
                     )
                 else:
                     near, crossing = _within(
-                        tile_a, tile_b, tile_c, tile_w, G, C, KIND, REVERSE, CROSS and DQ, PRECISION
+                        tile_a,
+                        tile_b,
+                        tile_c,
+                        tile_w,
+                        G,
+                        C,
+                        KIND,
+                        REVERSE,
+                        CROSS and REVERSE,
+                        PRECISION,
                     )
                 far = _dot(tile_a, met, PRECISION) * read
             if not REVERSE:
@@ -370,20 +382,17 @@ def sweep(
                     mask = valid[:, None]
                     there = rows[:, None] * H
                     gradient = dg + (tile * (tokens * 1).to(tl.int64) * H + line)
-                crossing *= scale
-                far = _crossing(far, 0, REVERSE)
+                far = _crossing(far, 0, REVERSE) + crossing * scale
                 place = states + ((part + position // C) * H + h) * (K * V)
                 if DQ:
-                    tl.store(place + cell, S.to(DT), mask=cells)
-                    tl.store(gradient + there, crossing + far, mask=mask)
+                    tl.store(place + inner, S.to(DT), mask=cells)
+                    tl.store(gradient + there, far, mask=mask)
                 else:
-                    before = tl.load(place + cell, mask=cells, other=0.0) * kept_state
+                    before = tl.load(place + inner, mask=cells, other=0.0) * kept_state
                     through = before * S
                     through = tl.sum(through, 1)[None, :] if TURNED else tl.sum(through, 0)[None, :]
                     far += tl.load(gradient + there, mask=mask, other=0.0)
-                    if KIND == "vector":
-                        far += crossing
-                    else:
+                    if KIND != "vector":
                         through = tl.sum(through, 1)[:, None]
                     tl.store(gradient + there, far + through, mask=mask)
             if DQ and added is not None:

@@ -1,8 +1,15 @@
-"""Compiling kernels for GPUs that are not there, from the very launches the operators make."""
+"""Compiling kernels for GPUs that are not there, from the very launches the operators make.
+
+`python tests/kernels/ahead.py sm_90` tries tiles for every row of kernels/tiles.py, largest first,
+and prints the rows: the first that spills no register, or the one that spills least.
+"""
 
 import re
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,22 +43,61 @@ class Compiled(NamedTuple):
     register_operands: int  # wgmma that read their left operand from registers
 
 
-def recorder(launches: list[Launch]):
+@contextmanager
+def recorded(module: Any, device: Any, tile_of: Callable | None = None) -> Iterator[list[Launch]]:
+    """What `module` launches, on `device`, with the table's tiles or other ones; none of it runs."""
+    launches: list[Launch] = []
+
     def launch(kernel, programs, tile, *arguments, **constants):
         launches.append(Launch(kernel, tile, arguments, constants))
 
-    return launch
+    mine = {"launch": launch, "device_of": lambda _: device, "tile_of": tile_of or module.tile_of}
+    theirs = {name: getattr(module, name) for name in mine}
+    try:
+        for name, value in mine.items():
+            setattr(module, name, value)
+        yield launches
+    finally:
+        for name, value in theirs.items():
+            setattr(module, name, value)
+
+
+def scan_launches(
+    architecture: str,
+    kind: str,
+    K: int,
+    V: int,
+    dtype: torch.dtype,
+    tile_of: Callable | None = None,
+) -> dict[str, Launch]:
+    """All that one call of scan launches when time is cut into segments: the fullest case."""
+    from archsearch.kernels import scan_triton as module
+    from archsearch.kernels.launch import Device
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    B, T, H = 1, 8192, 8
+    q, k, v = (
+        empty(B, T, H, K, dtype=dtype),
+        empty(B, T, H, K, dtype=dtype),
+        empty(B, T, H, V, dtype=dtype),
+    )
+    shapes = {"none": None, "fixed": (H,), "scalar": (B, T, H), "vector": (B, T, H, K)}
+    g = None if kind == "none" else empty(*shapes[kind])
+    state = empty(B, H, K, V)
+    with recorded(module, Device(architecture, 132), tile_of) as launches:
+        module.forward(q, k, v, g, 0.1, state, None, True)
+        module.backward(v, state, q, k, v, g, 0.1, state, None, state, g is not None)
+    return dict(zip(("state", "o", "dq", "dk", "dv"), launches, strict=True))
 
 
 def source(launch: Launch) -> ASTSource:
     """The specialisation that Triton would make of these arguments."""
     signature, constants, attributes = {}, dict(launch.constants), {}
-    for i, (name, value) in enumerate(zip(launch.kernel.arg_names, launch.arguments, strict=False)):
-        free = (
-            name in {launch.kernel.arg_names[j] for j in launch.kernel.params_do_not_specialize}
-            if hasattr(launch.kernel, "params_do_not_specialize")
-            else False
-        )
+    names = launch.kernel.arg_names
+    free = {names[i] if isinstance(i, int) else i for i in launch.kernel.do_not_specialize or ()}
+    for i, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
         if value is None:
             constants[name] = None
         elif isinstance(value, Tensor):
@@ -59,11 +105,11 @@ def source(launch: Launch) -> ASTSource:
             attributes[(i,)] = [["tt.divisibility", 16]]
         elif isinstance(value, float):
             signature[name] = "fp32"
-        elif value == 1 and not free:
+        elif value == 1 and name not in free:
             constants[name] = 1
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
-            if value % 16 == 0 and not free:
+            if value % 16 == 0 and name not in free:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(constants, "constexpr")
     signature = {name: signature[name] for name in launch.kernel.arg_names}
@@ -87,7 +133,55 @@ def compile_for(architecture: str, launch: Launch) -> Compiled:
         usage = subprocess.run(
             [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    print(usage[-300:]) if "REG:32 " in usage else 0
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     held = re.findall(r"wgmma\.mma_async[^;]*?\}\s*,\s*\{", compiled.asm["ptx"])
     return Compiled(int(found[1]), int(found[2]), compiled.metadata.shared, len(held))
+
+
+def _always(tile: Any) -> Callable:
+    return _always(tile)
+
+
+def candidates(kind: str, size: int, dtype: torch.dtype) -> list[tuple[int, int, int]]:
+    """Blocks, warps and stages worth trying, the best first."""
+    wide = [(64, 8, 2), (64, 8, 1), (32, 8, 1), (32, 4, 2), (32, 4, 1), (16, 8, 1), (16, 4, 1)]
+    if kind == "vector" or dtype == torch.float32:  # one block of few rows: fewer warps
+        return [(32, 4, 2), (32, 4, 1), (32, 8, 1), (16, 4, 1), (16, 8, 1), (16, 2, 1)]
+    return [(64, 4, 2), (64, 4, 1), *wide] if size <= 64 else wide
+
+
+def search(architecture: str) -> None:
+    """Print the rows of the table for one architecture."""
+    from archsearch.kernels.launch import Tile
+
+    for dtype in (torch.bfloat16, torch.float32):
+        for kind in ("scalar", "vector"):
+            for role in ("o", "dq", "dk", "dv"):
+                chosen = {}
+                for size in (64, 128, 256):
+                    found = []
+                    for candidate in candidates(kind, size, dtype):
+                        tile = Tile(*candidate)
+                        launches = scan_launches(
+                            architecture, kind, size, size, dtype, _always(tile)
+                        )
+                        try:
+                            result = compile_for(architecture, launches[role])
+                        except Exception as error:  # ptxas and LLVM refuse some tiles
+                            print(f"# {kind} {size} {role} {candidate}: {str(error)[:80]!r}")
+                            continue
+                        if result.shared > SHARED[architecture] or result.register_operands:
+                            continue
+                        found.append((result.stack, len(found), tile))
+                        if result.stack == 0:
+                            break
+                    stack, _, chosen[size] = min(found)
+                    print(
+                        f"# {architecture} {kind} {size} {role} {tuple(chosen[size])} stack {stack}"
+                    )
+                rows = {size: tuple(tile) for size, tile in chosen.items()}
+                print(f'("scan {role}", "{kind}", {dtype.itemsize}): {rows},', flush=True)
+
+
+if __name__ == "__main__":
+    search(sys.argv[1])

@@ -1,5 +1,6 @@
 """How kernel tests compare: the reference in float64 is the truth, values and gradients."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,7 +8,18 @@ import torch
 from torch import Tensor
 
 # Relative to the norm of what is wanted. One table for all operators and sizes.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 1e-2}
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 3e-6,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1e-2,
+}
+
+# Triton's kernels run where there is a GPU, or in Triton's interpreter: TRITON_INTERPRET=1 pytest.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*_triton.py"]
+if torch.cuda.is_available() and not INTERPRETED:
+    torch.set_default_device("cuda")
 
 Results = dict[str, Tensor]
 
@@ -46,13 +58,15 @@ def check(got: Results, want: Results, tolerance: float) -> None:
 
 @pytest.fixture
 def agree() -> Callable[..., None]:
-    """agree(function, tensors, dtype, **options): chunked in `dtype` against the truth."""
+    """agree(function, tensors, dtype, backend=...): one backend in `dtype` against the truth."""
 
-    def agree(function, tensors, dtype=torch.float64, tolerance=None, **options) -> None:
+    def agree(
+        function, tensors, dtype=torch.float64, tolerance=None, backend="chunked", **options
+    ) -> None:
         given = {name: None if x is None else x.to(dtype) for name, x in tensors.items()}
         exact = {name: None if x is None else x.double() for name, x in given.items()}
         want = run(function, exact, backend="reference", **options)
-        got = run(function, given, backend="chunked", **options)
+        got = run(function, given, backend=backend, **options)
         check(got, want, tolerance or TOLERANCE[dtype])
 
     return agree
