@@ -1,4 +1,4 @@
-"""scan on a GPU: the operator over the kernel in sweep.py."""
+"""scan on a GPU: the operator over the kernels in sweep.py and, for a few steps, steps.py."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,12 @@ from torch import Tensor
 from .interface import NAMESPACE, register_flops
 from .launch import Tile, device_of, launch, precision, product_dtype
 from .scan_chunked import _backward_flops, _forward_flops
+from .steps import steps
 from .sweep import sweep
 from .tiles import tile_of
 
 CHUNK = 64
-VCHUNK = 16
+STEPS = 16  # no more, and no gradient asked for: step by step
 SEGMENTS = 16  # at most: each folds up all those before it
 
 
@@ -53,11 +54,8 @@ class Sweeps:
         self.scale, self.cu_seqlens = scale, cu_seqlens
         self.T, self.H, self.K, self.V, self.share, self.tokens = T, H, K, V, H // G, B * T
         self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
-        longest = CHUNK
-        if self.dtype == torch.float32:
-            longest = 16 if self.kind == "vector" else 32
-        elif self.kind == "vector":
-            longest = VCHUNK
+        # In blocks of 16 steps no product has 64 rows, see sweep.py.
+        longest = 16 if self.kind == "vector" or self.dtype == torch.float32 else CHUNK
         self.C = min(longest, max(16, triton.next_power_of_2(T)))
         self.device = device_of(v)
         self.segment, self.segments = self._segments()
@@ -96,6 +94,25 @@ class Sweeps:
         shape = self.sequences, self.H, self.segments
         return self.empty(*shape, self.K, self.V), self.empty(*shape, kept)
 
+    def steps(self, out: Tensor, start: Tensor | None, finish: Tensor) -> None:
+        """The whole call, one step at a time."""
+        q, k, v, g = self.q, self.k, self.v, self.log_decay
+        width = max(16, triton.next_power_of_2(self.K))
+        tile = Tile(min(max(1, 2048 // width), triton.next_power_of_2(self.V)), 4, 1)
+        launch(
+            steps,
+            self.sequences * self.H * triton.cdiv(self.V, tile.block),
+            tile,
+            *(q, k, v, g, out, start, finish, self.cu_seqlens),
+            *(self.T, self.scale, self.H, self.share),
+            *(stride for x in (q, k, v, g) for stride in _strides(x)),
+            K=self.K,
+            V=self.V,
+            KIND=self.kind,
+            BLOCK_K=width,
+            BLOCK_V=tile.block,
+        )
+
     def sweep(
         self,
         role: Role,
@@ -113,10 +130,8 @@ class Sweeps:
         added: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
         tile, g = self.tile(role), self.log_decay
-        strides = [_strides(x) for x in (a, b, c, w)]
-        strides.append((0, 0, *g.stride()) if g is not None and g.dim() == 1 else _strides(g))
+        strides = [_strides(x) for x in (a, b, c, w, g)]
         contracted = self.V if role.on_output else self.K
-        exact = self.dtype == torch.float32
         launch(
             sweep,
             self.sequences * self.H * self.segments * self.tiles(role),
@@ -133,7 +148,7 @@ class Sweeps:
             BLOCK_D=max(16, triton.next_power_of_2(contracted)),
             BLOCK_E=tile.block,
             PRECISION=precision(self.dtype),
-            SUM=tl.float64 if exact else tl.float32,
+            SUM=tl.float64 if self.dtype == torch.float32 else tl.float32,
         )
 
 
@@ -146,7 +161,10 @@ def _contiguous(state: Tensor | None) -> Tensor | None:
 
 
 def _strides(x: Tensor | None) -> tuple[int, int, int]:
-    return (0, 0, 0) if x is None else x.stride()[:3]
+    """Of batch, time and head; a fixed decay has only heads."""
+    if x is None:
+        return 0, 0, 0
+    return (0, 0, x.stride(0)) if x.dim() == 1 else (x.stride(0), x.stride(1), x.stride(2))
 
 
 def forward(
@@ -162,12 +180,15 @@ def forward(
     """o, the final state, and the state before each segment if it is to be kept."""
     call = Sweeps(q, k, v, log_decay, scale, cu_seqlens)
     q, k, values = call.q, call.k, call.v
-    added = call.per_segment()
-    if call.segments > 1:
-        call.sweep(O, q, k, values, start=None, added=added)
     o = torch.empty_like(v, memory_format=torch.contiguous_format)
     state = call.empty(call.sequences, call.H, call.K, call.V)
     checkpoints = call.empty(0)
+    if call.T <= STEPS and not keep:
+        call.steps(o, _contiguous(initial_state), state)
+        return o, state, checkpoints
+    added = call.per_segment()
+    if call.segments > 1:
+        call.sweep(O, q, k, values, added=added)
     if keep and call.segments > 1:
         checkpoints = call.empty(call.sequences, call.H, call.segments, call.K, call.V)
     call.sweep(
@@ -215,8 +236,12 @@ def backward(
         dg = call.empty(*((B, T, call.H, call.K) if vector else (call.tiles(DQ), B, T, call.H)))
     added = call.per_segment()
     kept = {"checkpoints": checkpoints if call.segments > 1 else None, "added": added}
-    call.sweep(DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=_contiguous(initial_state), **kept)
-    call.sweep(DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate.contiguous(), added=added)
+    call.sweep(
+        DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=_contiguous(initial_state), **kept
+    )
+    call.sweep(
+        DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate.contiguous(), added=added
+    )
     call.sweep(DV, K, Q, do, out=dv, start=dstate.contiguous(), finish=d_initial, added=added)
     if call.share > 1:
         dq, dk = (x.view(B, T, G, call.share, call.K).sum(3) for x in (dq, dk))

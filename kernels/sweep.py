@@ -118,10 +118,10 @@ def _within(
     crossing = tl.zeros([C], tl.float32)
     if CROSS:
         # The readers' and the writers' sums over one matrix of pairs differ by what crosses.
-        pairs = tl.where(i == j, 0.0, A * _dot(c, tl.trans(w), PRECISION))
+        pairs = tl.where(i == j, 0.0, A * _dot(c, tl.trans(w), PRECISION)).to(G.dtype)
         queries = tl.sum(pairs, 1 if REVERSE else 0)
         keys = tl.sum(pairs, 0 if REVERSE else 1)
-        crossing = tl.cumsum(queries - keys, 0, reverse=True)
+        crossing = tl.cumsum(queries - keys, 0, reverse=True).to(tl.float32)
     return out, crossing[:, None]
 
 

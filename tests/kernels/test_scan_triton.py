@@ -85,6 +85,21 @@ def test_decays_of_any_strength(agree, kind, strength):
     agree(scan, case(kind, 70, H=1, strength=strength), torch.float32, backend="triton")
 
 
+@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_goes_step_by_step(kind, T):
+    """Without gradients a few steps take another kernel."""
+    for options in ({"B": 2, "H": 4, "G": 2, "K": 24, "V": 40}, {"B": 1, "K": 3, "V": 1}):
+        tensors = case(kind, T, **options)
+        want = scan(**tensors, backend="reference")
+        got = scan(**tensors, backend="triton")
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        without = {**tensors, "initial_state": None}
+        torch.testing.assert_close(
+            scan(**without, backend="triton"), scan(**without), rtol=1e-5, atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("kind", ["scalar", "vector"])
 def test_forgetting_everything_now_and_then(agree, kind):
     """Some steps forget all, the others nearly nothing: sums of decays lose nothing to them."""
