@@ -115,8 +115,8 @@ class Arguments:
 
         if self.device is not None and self.device.type != "cuda" and not INTERPRETED:
             raise self.error(
-                f"backend 'triton' needs tensors on a GPU; got {self.device}: use 'chunked', or set "
-                "TRITON_INTERPRET=1 before Python starts to run the kernels on the CPU, slowly"
+                f"backend 'triton' needs tensors on a GPU; got {self.device}: use 'chunked', or "
+                "set TRITON_INTERPRET=1 before Python starts to run the kernels on the CPU, slowly"
             )
 
     def packing(self, cu_seqlens: Tensor | None) -> list[int] | None:

@@ -75,10 +75,16 @@ class Sweeps:
         return length, triton.cdiv(self.T, length)
 
     def tile(self, role: Role) -> Tile:
-        name = f"scan {role.name}"
-        tile = tile_of(self.device, name, self.kind, self.K, self.V, self.dtype)
-        width = self.K if role.on_output else self.V
-        return tile._replace(block=min(tile.block, max(16, triton.next_power_of_2(width))))
+        """The table's tile; no wider than need be, and the same block for dq and dk.
+
+        They share the buffer of dg, which has room for each block of K.
+        """
+        names = ("scan dq", "scan dk") if role.on_output else ("scan o", "scan dv")
+        shape = self.kind, self.K, self.V, self.dtype
+        blocks = [tile_of(self.device, name, *shape).block for name in names]
+        width = max(16, triton.next_power_of_2(self.K if role.on_output else self.V))
+        tile = tile_of(self.device, f"scan {role.name}", *shape)
+        return tile._replace(block=min(*blocks, width))
 
     def tiles(self, role: Role) -> int:
         return triton.cdiv(self.K if role.on_output else self.V, self.tile(role).block)

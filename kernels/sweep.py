@@ -20,18 +20,18 @@ and every segment of the next launch folds up those before it. The state before 
 kept for dq. So there are one or two launches forward and three backward, and kept for the backward
 pass are the inputs and at most that one state a segment.
 
-Decay per channel within a chunk: by halving, as in scan_chunked. At the border between two halves
-of 2h steps, a reader decays from the border and a writer until the border, so no exponent is
-positive; the products are batches of blocks of 16 steps or more.
+Decay per channel within a chunk of 16 steps: by halving, as in scan_chunked. At the border between
+two halves of 2h steps, a reader decays from the border and a writer until the border, so no
+exponent is positive.
 
 The gradient of the decay of step t is the sum of all that crosses t, and nothing else: in the chunk
 from writers to readers, from the state before the chunk to readers, from writers to the state after
 it, and from state to state. dq's sweep knows the readers and leaves the states before each chunk;
-dk's knows the writers and the gradients of the states. (The usual difference q . dq - k . dk, summed
-backwards, would lose all digits of bfloat16 where decays are strong.)
+dk's knows the writers and the gradients of the states. (The usual difference q . dq - k . dk,
+summed backwards, would lose all digits of bfloat16 where decays are strong.)
 
-Tiles that are computed stand on the right of a product, or in one of fewer than 64 rows, or in a
-batch: a left operand that wgmma reads from registers is miscompiled by ptxas before 13.3.
+A tile that is computed stands on the right of a product, or in one of fewer than 64 rows: a left
+operand that wgmma reads from registers is miscompiled by ptxas before 13.3.
 """
 
 import triton
@@ -44,18 +44,6 @@ FORGET = tl.constexpr(-128.0)  # exp of it is 0 in float32: so -inf is this, and
 @triton.jit
 def _dot(x, y, PRECISION: tl.constexpr):
     return tl.dot(x, y, input_precision=PRECISION)  # which has a say for float32 only
-
-
-@triton.jit
-def _blocks(x, y, PRECISION: tl.constexpr):
-    """The product of each block, (n, B, K) and (n, K, B')."""
-    if x.dtype == tl.float32:  # Triton splits float32 into parts in two dimensions only
-        tl.static_assert(x.shape[0] == 1)
-        x = x.reshape([x.shape[1], x.shape[2]])
-        z = _dot(x, y.reshape([y.shape[1], y.shape[2]]), PRECISION)[None, :, :]
-    else:
-        z = tl.dot(x, y)
-    return z
 
 
 @triton.jit
@@ -104,10 +92,11 @@ def _crossing(x, axis: tl.constexpr, REVERSE: tl.constexpr):
 
 @triton.jit
 def _within(
-    a, b, c, w, G, C: tl.constexpr, KIND: tl.constexpr, REVERSE: tl.constexpr,
-    CROSS: tl.constexpr, PRECISION: tl.constexpr,
+    a, b, c, w, G, KIND: tl.constexpr, REVERSE: tl.constexpr, CROSS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """sum_j P_ij (a_i . b_j) c_j in the chunk, one decay a head; and what crosses each step."""
+    C: tl.constexpr = a.shape[0]
     j = tl.arange(0, C)[:, None]
     i = tl.arange(0, C)[None, :]
     A = tl.where((j >= i) if REVERSE else (j <= i), _dot(b, tl.trans(a), PRECISION), 0.0)
@@ -135,59 +124,37 @@ def _border(G, h: tl.constexpr):
 
 
 @triton.jit
-def _reads_across(h: tl.constexpr, B: tl.constexpr, REVERSE: tl.constexpr):
-    """[1, j, i] in a block of B steps: whether i reads j across the middle of their 2h steps."""
-    j = tl.arange(0, B)[None, :, None]
-    i = tl.arange(0, B)[None, None, :]
+def _reads_across(h: tl.constexpr, C: tl.constexpr, REVERSE: tl.constexpr):
+    """[j, i]: whether i reads j across the middle of their common 2h steps."""
+    j = tl.arange(0, C)[:, None]
+    i = tl.arange(0, C)[None, :]
     same = (i // (2 * h)) == (j // (2 * h))
     if REVERSE:
-        return same & (j % (2 * h) >= h) & (i % (2 * h) < h)
-    return same & (i % (2 * h) >= h) & (j % (2 * h) < h)
+        across = same & (j % (2 * h) >= h) & (i % (2 * h) < h)
+    else:
+        across = same & (i % (2 * h) >= h) & (j % (2 * h) < h)
+    return across
 
 
 @triton.jit
-def _contracted_level(
-    a, b, G, h: tl.constexpr, B: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr
-):
-    """a_i . P_ij b_j where i reads j across the middle of 2h steps, (blocks, j, i)."""
-    upper = tl.arange(0, a.shape[0])[:, None] % (2 * h) >= h
+def _contracted_level(a, b, G, h: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr):
+    """[j, i]: a_i . P_ij b_j where i reads j across the middle of 2h steps, else 0."""
+    C: tl.constexpr = a.shape[0]
+    upper = tl.arange(0, C)[:, None] % (2 * h) >= h
     x = (tl.where(upper, b, a) if REVERSE else tl.where(upper, a, b)) * _border(G, h)
-    x = x.to(a.dtype).reshape([a.shape[0] // B, B, a.shape[1]])
-    pairs = _blocks(x, tl.permute(x, (0, 2, 1)), PRECISION)
-    return tl.where(_reads_across(h, B, REVERSE), pairs, 0.0)
-
-
-@triton.jit
-def _read_blocks(A, c, PRECISION: tl.constexpr):
-    """sum_j A_ji c_j, each block for itself."""
-    B: tl.constexpr = A.shape[1]
-    blocks = c.reshape([c.shape[0] // B, B, c.shape[1]])
-    out = _blocks(tl.permute(A.to(c.dtype), (0, 2, 1)), blocks, PRECISION)
-    return out.reshape([c.shape[0], c.shape[1]])
+    x = x.to(a.dtype)
+    return tl.where(_reads_across(h, C, REVERSE), _dot(x, tl.trans(x), PRECISION), 0.0)
 
 
 @triton.jit
 def _within_contracted(a, b, c, G, REVERSE: tl.constexpr, PRECISION: tl.constexpr):
-    """sum_j (a_i . P_ij b_j) c_j in the chunk, for a decay per channel of a and b."""
-    out = tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)[:, None] * c
-    A = _contracted_level(a, b, G, 1, 16, REVERSE, PRECISION)
-    A += _contracted_level(a, b, G, 2, 16, REVERSE, PRECISION)
-    A += _contracted_level(a, b, G, 4, 16, REVERSE, PRECISION)
-    A += _contracted_level(a, b, G, 8, 16, REVERSE, PRECISION)
-    out += _read_blocks(A, c, PRECISION)
-    if a.shape[0] >= 32:
-        out += _read_blocks(_contracted_level(a, b, G, 16, 32, REVERSE, PRECISION), c, PRECISION)
-    if a.shape[0] >= 64:
-        out += _read_blocks(_contracted_level(a, b, G, 32, 64, REVERSE, PRECISION), c, PRECISION)
-    return out
-
-
-@triton.jit
-def _pairs(a, b, B: tl.constexpr, PRECISION: tl.constexpr):
-    """a_i . b_j in every block of B steps, (blocks, j, i)."""
-    n: tl.constexpr = a.shape[0] // B
-    readers = tl.permute(a.reshape([n, B, a.shape[1]]), (0, 2, 1))
-    return _blocks(b.reshape([n, B, a.shape[1]]), readers, PRECISION)
+    """sum_j (a_i . P_ij b_j) c_j in the chunk of 16, for a decay per channel of a and b."""
+    A = _contracted_level(a, b, G, 1, REVERSE, PRECISION)
+    A += _contracted_level(a, b, G, 2, REVERSE, PRECISION)
+    A += _contracted_level(a, b, G, 4, REVERSE, PRECISION)
+    A += _contracted_level(a, b, G, 8, REVERSE, PRECISION)
+    out = _dot(tl.trans(A.to(c.dtype)), c, PRECISION)
+    return out + tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)[:, None] * c
 
 
 @triton.jit
@@ -199,8 +166,8 @@ def _output_level(
     C: tl.constexpr = c.shape[0]
     E: tl.constexpr = c.shape[1]
     decay = _border(G, h)
-    met = tl.where(_reads_across(h, A.shape[1], REVERSE), A, 0.0)
-    out = _read_blocks(met, (c * decay).to(c.dtype), PRECISION) * decay
+    met = tl.where(_reads_across(h, C, REVERSE), A, 0.0).to(c.dtype)
+    out = _dot(tl.trans(met), (c * decay).to(c.dtype), PRECISION) * decay
     crossing = tl.zeros([C, E], tl.float32)
     if CROSS:
         upper = tl.arange(0, C)[:, None] % (2 * h) >= h
@@ -213,25 +180,66 @@ def _output_level(
 def _within_output(
     a, b, c, w, G, REVERSE: tl.constexpr, CROSS: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """sum_j (a_i . b_j) P_ij c_j in the chunk, for a decay per channel of c; and what crosses."""
-    A = _pairs(a, b, 16, PRECISION)
+    """sum_j (a_i . b_j) P_ij c_j in the chunk of 16, decays per channel of c; and crossings."""
+    A = _dot(b, tl.trans(a), PRECISION)  # [j, i]
     out, crossing = _output_level(A, c, w, G, 1, REVERSE, CROSS, PRECISION)
     out2, crossing2 = _output_level(A, c, w, G, 2, REVERSE, CROSS, PRECISION)
     out4, crossing4 = _output_level(A, c, w, G, 4, REVERSE, CROSS, PRECISION)
     out8, crossing8 = _output_level(A, c, w, G, 8, REVERSE, CROSS, PRECISION)
-    out += out2 + out4 + out8 + tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)[:, None] * c
-    crossing += crossing2 + crossing4 + crossing8
-    if a.shape[0] >= 32:
-        A = _pairs(a, b, 32, PRECISION)
-        out16, crossing16 = _output_level(A, c, w, G, 16, REVERSE, CROSS, PRECISION)
-        out += out16
-        crossing += crossing16
-    if a.shape[0] >= 64:
-        A = _pairs(a, b, 64, PRECISION)
-        out32, crossing32 = _output_level(A, c, w, G, 32, REVERSE, CROSS, PRECISION)
-        out += out32
-        crossing += crossing32
-    return out, crossing
+    own = tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)[:, None] * c
+    return out + out2 + out4 + out8 + own, crossing + crossing2 + crossing4 + crossing8
+
+
+@triton.jit
+def _fold(
+    S, added, kept, nh, s, segments, channels, cell, cells, K: tl.constexpr, V: tl.constexpr,
+    KIND: tl.constexpr, REVERSE: tl.constexpr, ON_ROWS: tl.constexpr,
+):  # fmt: skip
+    """The state at the start of segment s: what the segments met before it add, one by one."""
+    for m in range(0, (segments - 1 - s) if REVERSE else s):
+        other = nh * segments + ((segments - 1 - m) if REVERSE else m)
+        if KIND == "vector":
+            keep = _power(tl.load(kept + other * K + channels, mask=channels < K, other=0.0))
+            S *= keep[:, None] if ON_ROWS else keep[None, :]
+        elif KIND != "none":
+            S *= _power(tl.load(kept + other))
+        S += tl.load(added + other * (K * V) + cell, mask=cells, other=0.0)
+    return S
+
+
+@triton.jit
+def _near(
+    a, b, c, w, G, KIND: tl.constexpr, REVERSE: tl.constexpr, ON_OUTPUT: tl.constexpr,
+    CROSS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What the chunk reads of itself, before scaling; and what crosses each step of it."""
+    if KIND != "vector":
+        near, crossing = _within(a, b, c, w, G, KIND, REVERSE, CROSS and REVERSE, PRECISION)
+    elif ON_OUTPUT:
+        near, crossing = _within_output(a, b, c, w, G, REVERSE, CROSS, PRECISION)
+    else:
+        near = _within_contracted(a, b, c, G, REVERSE, PRECISION)
+        crossing = near
+    return near, crossing
+
+
+@triton.jit
+def _through(before, S, KIND: tl.constexpr, TURNED: tl.constexpr):
+    """What goes through a whole chunk, from state to state, for each decay: (1, E or 1)."""
+    each = tl.sum(before * S, 1 if TURNED else 0)
+    return each[None, :] if KIND == "vector" else tl.sum(each, 0)
+
+
+@triton.jit
+def _write(b, c, write, TURNED: tl.constexpr, ON_OUTPUT: tl.constexpr, PRECISION: tl.constexpr):
+    """What the chunk adds to the state, decayed until its end: sum_j b_j (write_j c_j)^T."""
+    if not TURNED:
+        new = _dot(tl.trans(b), (c * write).to(c.dtype), PRECISION)
+    elif ON_OUTPUT:
+        new = _dot(tl.trans((c * write).to(c.dtype)), b, PRECISION)
+    else:
+        new = _dot(tl.trans(c), (b * write).to(c.dtype), PRECISION)
+    return new
 
 
 @triton.jit(do_not_specialize=["T", "tokens", "segment", "segments"])
@@ -302,18 +310,14 @@ def sweep(
     at = nh * segments + s
     if start is not None:
         S = tl.load(start + nh * (K * V) + cell, mask=cells, other=0.0).to(tl.float32)
-    if DQ and checkpoints is not None:
+    if DQ and checkpoints is not None:  # noqa: SIM102 - the first is for the compiler
         if s > 0:
             S = tl.load(checkpoints + at * (K * V) + cell, mask=cells, other=0.0)
     if added is not None and out is not None and not DQ:
-        for m in range(0, (segments - 1 - s) if REVERSE else s):
-            other = nh * segments + ((segments - 1 - m) if REVERSE else m)
-            if KIND == "vector":
-                keep = _power(tl.load(kept + other * K + channels, mask=channels < K, other=0.0))
-                S *= keep[:, None] if (TURNED and ON_OUTPUT) else keep[None, :]
-            elif KIND != "none":
-                S *= _power(tl.load(kept + other))
-            S += tl.load(added + other * (K * V) + cell, mask=cells, other=0.0)
+        ON_ROWS: tl.constexpr = TURNED and ON_OUTPUT
+        S = _fold(
+            S, added, kept, nh, s, segments, channels, cell, cells, K, V, KIND, REVERSE, ON_ROWS
+        )
     if checkpoints is not None and not ON_OUTPUT:
         tl.store(checkpoints + at * (K * V) + cell, S, mask=cells)
     if DQ and added is not None:
@@ -330,7 +334,7 @@ def sweep(
         tile_c = _rows(c, position, rows, e, c_time, valid, E)
         G = _cumulative(g, position, rows, channels, g_time, valid, steps, KIND, K, SUM)
         total = tl.min(G, 0)[None, :]
-        kept_state = tl.trans(_power(total)) if (TURNED and ON_OUTPUT) else _power(total)
+        keep = tl.trans(_power(total)) if (TURNED and ON_OUTPUT) else _power(total)
         since = _power(G)
         until = _power(total - G)
         read = until if REVERSE else since
@@ -342,27 +346,12 @@ def sweep(
             if w is not None:
                 tile_w = _rows(w, position, rows, e, w_time, valid, E)
             met = tl.trans(S).to(DT) if TURNED else S.to(DT)
+            near, crossing = _near(
+                tile_a, tile_b, tile_c, tile_w, G, KIND, REVERSE, ON_OUTPUT, CROSS, PRECISION
+            )
             if KIND == "vector" and not ON_OUTPUT:
-                near = _within_contracted(tile_a, tile_b, tile_c, G, REVERSE, PRECISION)
                 far = _dot((tile_a * read).to(DT), met, PRECISION)
             else:
-                if KIND == "vector":
-                    near, crossing = _within_output(
-                        tile_a, tile_b, tile_c, tile_w, G, REVERSE, CROSS, PRECISION
-                    )
-                else:
-                    near, crossing = _within(
-                        tile_a,
-                        tile_b,
-                        tile_c,
-                        tile_w,
-                        G,
-                        C,
-                        KIND,
-                        REVERSE,
-                        CROSS and REVERSE,
-                        PRECISION,
-                    )
                 far = _dot(tile_a, met, PRECISION) * read
             if not REVERSE:
                 far *= scale  # backwards the state bears it
@@ -381,37 +370,22 @@ def sweep(
                     far = tl.sum(far, 1)[:, None]
                     mask = valid[:, None]
                     there = rows[:, None] * H
-                    gradient = dg + (tile * (tokens * 1).to(tl.int64) * H + line)
+                    gradient = dg + (tile.to(tl.int64) * tokens * H + line)
                 far = _crossing(far, 0, REVERSE) + crossing * scale
                 place = states + ((part + position // C) * H + h) * (K * V)
                 if DQ:
                     tl.store(place + inner, S.to(DT), mask=cells)
-                    tl.store(gradient + there, far, mask=mask)
                 else:
-                    before = tl.load(place + inner, mask=cells, other=0.0) * kept_state
-                    through = before * S
-                    through = tl.sum(through, 1)[None, :] if TURNED else tl.sum(through, 0)[None, :]
+                    before = tl.load(place + inner, mask=cells, other=0.0) * keep
+                    far += _through(before, S, KIND, TURNED)
                     far += tl.load(gradient + there, mask=mask, other=0.0)
-                    if KIND != "vector":
-                        through = tl.sum(through, 1)[:, None]
-                    tl.store(gradient + there, far + through, mask=mask)
+                tl.store(gradient + there, far, mask=mask)
             if DQ and added is not None:
-                lead = _power(past + G) * scale
-                led = (tile_w * lead).to(DT)
-                if TURNED:
-                    L += _dot(tl.trans(led), tile_a, PRECISION)
-                else:
-                    L += _dot(tl.trans(tile_a), led, PRECISION)
+                L += _write(tile_a, tile_w, _power(past + G) * scale, TURNED, True, PRECISION)
         past += total
-        S *= kept_state
-        if not TURNED:
-            S += _dot(tl.trans(tile_b), (tile_c * write).to(DT), PRECISION)
-        elif ON_OUTPUT:
-            S += _dot(tl.trans((tile_c * write).to(DT)), tile_b, PRECISION)
-        else:
-            S += _dot(tl.trans(tile_c), (tile_b * write).to(DT), PRECISION)
+        S = S * keep + _write(tile_b, tile_c, write, TURNED, ON_OUTPUT, PRECISION)
 
-    if finish is not None:
+    if finish is not None:  # noqa: SIM102
         if s == (0 if REVERSE else segments - 1):
             tl.store(finish + nh * (K * V) + cell, S, mask=cells)
     if added is not None and (DQ or out is None):
@@ -420,6 +394,6 @@ def sweep(
             if DQ or tile == 0:
                 known = (channels < K)[None, :]
                 tl.store(kept + at * K + channels[None, :], past.to(tl.float32), mask=known)
-        elif KIND != "none":
+        elif KIND != "none":  # noqa: SIM102
             if tile == 0:
                 tl.store(kept + at + tl.zeros([1, 1], tl.int32), past.to(tl.float32))

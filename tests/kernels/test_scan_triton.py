@@ -8,7 +8,7 @@ import torch
 
 from archsearch.kernels import scan
 from archsearch.kernels import scan_triton as module
-from archsearch.kernels.launch import Device
+from archsearch.kernels.launch import Device, Tile
 
 KINDS = ("none", "fixed", "scalar", "vector")
 
@@ -83,6 +83,14 @@ def test_segments_are_one_pass(agree, processors, monkeypatch, kind):
 @pytest.mark.parametrize("kind", ["fixed", "scalar", "vector"])
 def test_decays_of_any_strength(agree, kind, strength):
     agree(scan, case(kind, 70, H=1, strength=strength), torch.float32, backend="triton")
+
+
+@pytest.mark.parametrize("kind", ["fixed", "scalar", "vector"])
+def test_the_tiles_change_nothing(agree, monkeypatch, kind):
+    """Another block for each role, none of which is the whole width."""
+    blocks = {"scan o": 16, "scan dq": 32, "scan dk": 16, "scan dv": 32}
+    monkeypatch.setattr(module, "tile_of", lambda _, name, *shape: Tile(blocks[name], 4, 1))
+    agree(scan, case(kind, 35, H=1, K=40, V=50), torch.float32, backend="triton")
 
 
 @pytest.mark.parametrize("T", [1, 5])
