@@ -55,15 +55,10 @@ def _decays_backward(d_sums: Tensor, d_read: Tensor) -> Tensor:
     return (later @ d_sums).tril_(-1).sum(-1, keepdim=True) + later @ d_read
 
 
-def _turned(x: Tensor) -> Tensor:
-    return x.mT.contiguous()  # as a right factor it halves the time of a batched product on CPU
-
-
 def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> _Chunks:
     Q, K, V, b, g = (_chunks(x, accumulation_dtype(v), CHUNK) for x in (q, k, v, beta, log_decay))
     P, read = _decays(g)
-    K_turned = _turned(K)
-    A, G = (Q @ K_turned).mul_(P), (K @ K_turned).mul_(P)
+    A, G = (Q @ K.mT).mul_(P), (K @ K.mT).mul_(P)
     one = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
     X = torch.linalg.solve_triangular(b * G, one, upper=False, unitriangular=True)
     return _Chunks(Q, K, V, b, P, read, P[..., -1:, :].mT * K, A, G, X)
@@ -102,8 +97,7 @@ def _system_backward(
 
     What dA holds above the diagonal meets a zero of P.
     """
-    U_turned = _turned(U)
-    dA, dR_U = dO @ U_turned, (dR @ U_turned).tril_(-1)
+    dA, dR_U = dO @ U.mT, (dR @ U.mT).tril_(-1)
     dbeta = (dR * E).sum(-1, keepdim=True) - (dR_U * c.G).sum(-1, keepdim=True)
     return dA, -c.beta * dR_U, dbeta
 
@@ -156,19 +150,20 @@ def _delta_scan_backward(
         E, U, S, _ = _write(c, _start(k, v, initial_state))
         dR, dS, d_initial = _write_backward(c, dO, dstate.to(dO.dtype))
 
-        dV, S_turned = c.beta * dR, _turned(S)  # R = beta E
-        dQ_read, dK_read = c.read * (dO @ S_turned), -c.read * (dV @ S_turned)
-        dK_write = c.P[..., -1:, :].mT * (U @ _turned(dS))
+        dV = c.beta * dR  # R = beta E
+        dQ_read, dK_read = (dO @ S.mT).mul_(c.read), (dV @ S.mT).mul_(-c.read)
+        dK_write = (U @ dS.mT).mul_(c.P[..., -1:, :].mT)
         dA, dG, dbeta = _system_backward(c, dO, dR, E, U)
 
         d_sums = torch.addcmul(dA * c.A, dG, c.G)
         d_sums[..., -1, :] += (c.K * dK_write).sum(-1)
-        d_read = (c.Q * dQ_read + c.K * dK_read).sum(-1, keepdim=True)
-        d_read[..., -1, :] += (c.read[..., -1:, :] * S * dS).sum((-2, -1))[..., None]
+        d_read = (c.Q * dQ_read).addcmul_(c.K, dK_read).sum(-1, keepdim=True)
+        d_keep = S.flatten(-2)[..., None, :] @ dS.flatten(-2)[..., None]
+        d_read[..., -1:, :] += c.read[..., -1:, :] * d_keep
         dg = _decays_backward(d_sums.sum_to_size(c.P.shape), d_read.sum_to_size(c.read.shape))
-        dQK, dKK = dA * c.P, dG * c.P
-        dQ = dQK @ c.K + dQ_read
-        dK = dQK.mT @ c.Q + (dKK + dKK.mT) @ c.K + dK_read + dK_write
+        dQK, dKK = dA.mul_(c.P), dG.mul_(c.P)
+        dQ = (dQK @ c.K).add_(dQ_read)
+        dK = (dQK.mT @ c.Q).add_((dKK + dKK.mT) @ c.K).add_(dK_read).add_(dK_write)
 
         grads = ((dQ, q), (dK, k), (dV, v), (dbeta, beta), (dg, log_decay))
         dq, dk, dv, dbeta, dlog_decay = (_steps(dx, x.shape[1], x.dtype) for dx, x in grads)
