@@ -8,9 +8,10 @@ In a chunk of C steps that starts from the state S, every step adds k_i u_i^T to
 
     P_ij = exp(g_{j+1} + ... + g_i) for i >= j and 0 otherwise,        read_i = exp(g_1 + ... + g_i)
 
-The first line is a unit lower triangular system. X = (1 + beta G)^-1, strictly below the diagonal,
-needs no state and is formed for all chunks at once (the WY representation of a product of C
-Householder-like factors); then, from chunk to chunk, E = V - read K S and U = X (beta E).
+The first line is a unit lower triangular system. With G taken strictly below its diagonal, its
+inverse X = (1 + beta G)^-1 needs no state and is formed for all chunks at once (the WY form of a
+product of C factors 1 - beta_i k_i k_i^T); then, from chunk to chunk, E = V - read K S and
+U = X (beta E). To form the chunk's K x K transition of S as well is more work.
 
 Every exponent is a sum of log-decays, never the difference of two cumulative sums: no factor
 exceeds 1, and g = -inf (forget everything) is exact. The gradient of g_t is formed the same way.
@@ -60,6 +61,7 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -
     P, read = _decays(g)
     A, G = (Q @ K.mT).mul_(P), (K @ K.mT).mul_(P)
     one = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
+    # Neither the diagonal of beta G nor what is above it is read.
     X = torch.linalg.solve_triangular(b * G, one, upper=False, unitriangular=True)
     return _Chunks(Q, K, V, b, P, read, P[..., -1:, :].mT * K, A, G, X)
 
@@ -155,6 +157,7 @@ def _delta_scan_backward(
         dK_write = (U @ dS.mT).mul_(c.P[..., -1:, :].mT)
         dA, dG, dbeta = _system_backward(c, dO, dR, E, U)
 
+        # An exponent's gradient is that of its exponential times the exponential.
         d_sums = torch.addcmul(dA * c.A, dG, c.G)
         d_sums[..., -1, :] += (c.K * dK_write).sum(-1)
         d_read = (c.Q * dQ_read).addcmul_(c.K, dK_read).sum(-1, keepdim=True)
