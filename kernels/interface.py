@@ -74,28 +74,6 @@ class Arguments:
         if value.shape != torch.Size(self.sizes.get(a, 0) for a in letters):
             raise self.error(f"{name} must have shape {allowed}; got {tuple(value.shape)}")
 
-    def decay(self, log_decay: object, *shapes: str) -> None:
-        """Require None, or a tensor of the one of these shapes that has as many dimensions."""
-        if log_decay is None:
-            return
-        by_dim = {len(shape.split()): shape for shape in shapes}
-        if not isinstance(log_decay, Tensor) or log_decay.dim() not in by_dim:
-            tensor = isinstance(log_decay, Tensor)
-            got = tuple(log_decay.shape) if tensor else type(log_decay).__name__
-            *others, last = ("(H,)" if s == "H" else f"({', '.join(s.split())})" for s in shapes)
-            allowed = f"{', '.join(['None', *others])} or {last}"
-            raise self.error(f"log_decay must be {allowed}; got {got}")
-        self.tensor("log_decay", log_decay, by_dim[log_decay.dim()])
-
-    def heads_per_group(self) -> int:
-        """How many heads of v share one of the G heads of q and k."""
-        H, G = self.sizes["H"], self.sizes["G"]
-        if H % G:
-            raise self.error(
-                f"the heads of v must be a multiple of those of q and k; got H = {H} and G = {G}"
-            )
-        return H // G
-
     def backend(self, backend: str) -> Literal["reference", "chunked"]:
         """The backend that will run; nothing falls back silently."""
         if backend == "triton":
@@ -128,6 +106,28 @@ class Arguments:
             )
         self.sizes["sequences"] = len(bounds) - 1
         return bounds
+
+    def decay(self, log_decay: object, *shapes: str) -> None:
+        """Require None, or a tensor of the one of these shapes that has as many dimensions."""
+        if log_decay is None:
+            return
+        by_dim = {len(shape.split()): shape for shape in shapes}
+        if not isinstance(log_decay, Tensor) or log_decay.dim() not in by_dim:
+            tensor = isinstance(log_decay, Tensor)
+            got = tuple(log_decay.shape) if tensor else type(log_decay).__name__
+            *others, last = ("(H,)" if s == "H" else f"({', '.join(s.split())})" for s in shapes)
+            allowed = f"{', '.join(['None', *others])} or {last}"
+            raise self.error(f"log_decay must be {allowed}; got {got}")
+        self.tensor("log_decay", log_decay, by_dim[log_decay.dim()])
+
+    def heads_per_group(self) -> int:
+        """How many heads of v share one of the G heads of q and k."""
+        H, G = self.sizes["H"], self.sizes["G"]
+        if H % G:
+            raise self.error(
+                f"the heads of v must be a multiple of those of q and k; got H = {H} and G = {G}"
+            )
+        return H // G
 
 
 def decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
