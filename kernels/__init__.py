@@ -1,6 +1,7 @@
 """The operators every block is made of, each in one file: formula, reference, operator, function.
 
     scan             S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T,  o_t = scale S_t^T q_t
+    delta_scan       S_t = exp(g_t) S_{t-1};  S_t += beta_t k_t (v_t - S_t^T k_t)^T
     selective_scan   h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t h_t + D x_t
     causal_conv      y_t = bias + sum_i weight_{W-1-i} x_{t-i}
 
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .causal_conv import causal_conv
+    from .delta_scan import delta_scan
     from .scan import scan
     from .selective_scan import selective_scan
 
-__all__ = ["causal_conv", "scan", "selective_scan"]
+__all__ = ["causal_conv", "delta_scan", "scan", "selective_scan"]
 
 
 class _Package(ModuleType):

@@ -61,8 +61,9 @@ def without_autocast(tensor: Tensor) -> torch.autocast:
 class Arguments:
     """The arguments of one call, checked in turn: a size letter means the same in all of them."""
 
-    def __init__(self, operator: str) -> None:
+    def __init__(self, operator: str, *, triton: bool = False) -> None:
         self.operator = operator
+        self.triton = triton  # whether the operator has Triton kernels
         self.sizes: dict[str, int] = {}
         self.device: torch.device | None = None
 
@@ -97,13 +98,19 @@ class Arguments:
             return "reference"
         dtypes = {x.dtype for x in tensors}
         if backend == "auto":
-            return "triton" if _runs_here(self.device) and dtypes <= TRITON_DTYPES else "chunked"
+            there = self.triton and dtypes <= TRITON_DTYPES and _runs_here(self.device)
+            return "triton" if there else "chunked"
         if backend == "triton":
             self._require_triton(dtypes)
             return "triton"
         return "chunked"
 
     def _require_triton(self, dtypes: set[torch.dtype]) -> None:
+        if not self.triton:
+            raise self.error(
+                "backend 'triton' is not there yet: its kernels are still to be written; "
+                "'auto', 'chunked' and 'reference' are there"
+            )
         if dtypes - TRITON_DTYPES:
             raise self.error(
                 "backend 'triton' takes float32, bfloat16 and float16; got "
@@ -139,6 +146,38 @@ class Arguments:
             )
         self.sizes["sequences"] = len(bounds) - 1
         return bounds
+
+    def decay(self, log_decay: object, *shapes: str) -> None:
+        """Require None, or a tensor of the one of these shapes that has as many dimensions."""
+        if log_decay is None:
+            return
+        by_dim = {len(shape.split()): shape for shape in shapes}
+        if not isinstance(log_decay, Tensor) or log_decay.dim() not in by_dim:
+            tensor = isinstance(log_decay, Tensor)
+            got = tuple(log_decay.shape) if tensor else type(log_decay).__name__
+            *others, last = ("(H,)" if s == "H" else f"({', '.join(s.split())})" for s in shapes)
+            allowed = f"{', '.join(['None', *others])} or {last}"
+            raise self.error(f"log_decay must be {allowed}; got {got}")
+        self.tensor("log_decay", log_decay, by_dim[log_decay.dim()])
+
+    def heads_per_group(self) -> int:
+        """How many heads of v share one of the G heads of q and k."""
+        H, G = self.sizes["H"], self.sizes["G"]
+        if H % G:
+            raise self.error(
+                f"the heads of v must be a multiple of those of q and k; got H = {H} and G = {G}"
+            )
+        return H // G
+
+
+def decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
+    """Every kind of decay as (B or 1, T, H, K or 1): the PyTorch forms know no kinds."""
+    _, T, H, _ = v.shape
+    if log_decay is None:
+        return v.new_zeros(1, T, H, 1, dtype=accumulation_dtype(v))
+    if log_decay.dim() == 1:
+        return log_decay[:, None].expand(1, T, H, 1)
+    return log_decay if log_decay.dim() == 4 else log_decay[..., None]
 
 
 def over_sequences(

@@ -13,7 +13,14 @@ and the chunkwise form), Yang et al. 2024 (GLA: decay per channel), Dao and Gu 2
 import torch
 from torch import Tensor
 
-from .interface import Arguments, Backend, accumulation_dtype, over_sequences, state_or_zeros
+from .interface import (
+    Arguments,
+    Backend,
+    accumulation_dtype,
+    decay_per_step,
+    over_sequences,
+    state_or_zeros,
+)
 from .scan_chunked import scan_chunked
 
 
@@ -72,16 +79,12 @@ def scan(
 
     Sources: Katharopoulos et al. 2020; Sun et al. 2023; Yang et al. 2024; Dao and Gu 2024.
     """
-    arguments = Arguments("scan")
+    arguments = Arguments("scan", triton=True)
     arguments.tensor("q", q, "B T G K")
     arguments.tensor("k", k, "B T G K")
     arguments.tensor("v", v, "B T H V")
-    if v.shape[2] % q.shape[2]:
-        raise arguments.error(
-            f"the heads of v must be a multiple of those of q and k; "
-            f"got H = {v.shape[2]} and G = {q.shape[2]}"
-        )
-    _check_decay(arguments, log_decay)
+    heads = arguments.heads_per_group()
+    arguments.decay(log_decay, "H", "B T H", "B T H K")
     bounds = arguments.packing(cu_seqlens)
     if initial_state is not None:
         shape = "B H K V" if bounds is None else "sequences H K V"
@@ -92,12 +95,13 @@ def scan(
     if chosen == "triton":
         from .scan_triton import scan_triton
 
+        borders = None if cu_seqlens is None else cu_seqlens.to(v.device)
         keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-        return scan_triton(q, k, v, log_decay, factor, initial_state, cu_seqlens, keep)[:2]
+        return scan_triton(q, k, v, log_decay, factor, initial_state, borders, keep)[:2]
 
     operator = scan_reference if chosen == "reference" else scan_chunked
-    g = _decay_per_step(log_decay, v)
-    q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
+    g = decay_per_step(log_decay, v)
+    q, k = (x.repeat_interleave(heads, 2) for x in (q, k))
     if bounds is None:
         return operator(q, k, v, g, factor, initial_state)
 
@@ -105,24 +109,3 @@ def scan(
         return operator(q[:, span], k[:, span], v[:, span], g[:, span], factor, state)
 
     return over_sequences(run, bounds, initial_state)
-
-
-def _check_decay(arguments: Arguments, log_decay: Tensor | None) -> None:
-    if log_decay is None:
-        return
-    shapes = {1: "H", 3: "B T H", 4: "B T H K"}
-    if not isinstance(log_decay, Tensor) or log_decay.dim() not in shapes:
-        got = tuple(log_decay.shape) if isinstance(log_decay, Tensor) else type(log_decay).__name__
-        allowed = "None, (H,), (B, T, H) or (B, T, H, K)"
-        raise arguments.error(f"log_decay must be {allowed}; got {got}")
-    arguments.tensor("log_decay", log_decay, shapes[log_decay.dim()])
-
-
-def _decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
-    """Every kind of decay as (B or 1, T, H, K or 1): the two PyTorch forms know no kinds."""
-    _, T, H, _ = v.shape
-    if log_decay is None:
-        return v.new_zeros(1, T, H, 1, dtype=accumulation_dtype(v))
-    if log_decay.dim() == 1:
-        return log_decay[:, None].expand(1, T, H, 1)
-    return log_decay if log_decay.dim() == 4 else log_decay[..., None]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ahead import SHARED, SPILL, compile_for, scan_launches  # noqa: E402
+from ahead import SHARED, SPILL, compile_for, scan_launches
 
-from archsearch.kernels.tiles import TABLE, nearest_architecture  # noqa: E402
+from archsearch.kernels.tiles import TABLE
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 KINDS = {"scalar": ("scalar",), "vector": ("vector",)}
@@ -20,7 +20,9 @@ EXCEPTIONS = {4: 10_000}
 
 def calls(architecture):
     """(kind, size, bytes) of the rows of one architecture."""
-    return sorted({(kind, n, b) for (_, kind, b), rows in TABLE[architecture].items() for n in rows})
+    return sorted(
+        {(kind, n, b) for (_, kind, b), rows in TABLE[architecture].items() for n in rows}
+    )
 
 
 @pytest.mark.slow

@@ -13,10 +13,15 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import archsearch.kernels
-from archsearch.kernels import causal_conv, scan, selective_scan
+from archsearch.kernels import causal_conv, delta_scan, scan, selective_scan
 
 FOLDER = Path(archsearch.kernels.__file__).resolve().parent
-FUNCTIONS = {"scan": scan, "selective_scan": selective_scan, "causal_conv": causal_conv}
+FUNCTIONS = {
+    "scan": scan,
+    "delta_scan": delta_scan,
+    "selective_scan": selective_scan,
+    "causal_conv": causal_conv,
+}
 B, T, H, K, V, D, N, W = 2, 70, 3, 5, 7, 6, 4, 4
 
 
@@ -28,6 +33,14 @@ def tensors(name, device="cpu", **changed) -> dict[str, Any]:
             "k": (B, T, H, K),
             "v": (B, T, H, V),
             "log_decay": (B, T, H, K),
+            "initial_state": (B, H, K, V),
+        },
+        "delta_scan": {
+            "q": (B, T, H, K),
+            "k": (B, T, H, K),
+            "v": (B, T, H, V),
+            "beta": (B, T, H),
+            "log_decay": (B, T, H),
             "initial_state": (B, H, K, V),
         },
         "selective_scan": {
@@ -54,8 +67,10 @@ def tensors(name, device="cpu", **changed) -> dict[str, Any]:
 def operator_arguments(name, present):
     """The registered operator's positional arguments; without the optional ones if not present."""
     t = tensors(name)
-    if name == "scan":
-        return (*list(t.values())[:4], 0.5, t["initial_state"] if present else None)
+    if name in ("scan", "delta_scan"):
+        *values, state = (x.detach()[..., None] if x.dim() == 3 else x for x in t.values())
+        values = [x.requires_grad_() for x in values]
+        return (*values, 0.5, state if present else None)
     optional = {"selective_scan": ("D", "initial_state"), "causal_conv": ("bias", "initial_state")}
     values = [None if n in optional[name] and not present else x for n, x in t.items()]
     if name == "causal_conv":
@@ -94,6 +109,10 @@ def test_flops_forward_and_backward_on_meta():
             B * T * H * (2 * 64 * (K + V) + 4 * K * V),
             B * T * H * (64 * (6 * K + 4 * V) + 10 * K * V),
         ),
+        "delta_scan": (
+            B * T * H * (4 * 32 * (K + V) + 32 * 32 + 6 * K * V),
+            B * T * H * (10 * 32 * (K + V) + 32 * 32 + 16 * K * V),
+        ),
         "selective_scan": (B * T * D * (9 * N + 2), B * T * D * (20 * N + 4)),
         "causal_conv": (2 * B * T * D * W, 4 * B * T * D * W),
     }
@@ -116,6 +135,9 @@ def test_flops_of_the_variants():
     step = {n: tensors("scan", "meta")[n][:, :1] for n in ("q", "k", "v")}
     forward, backward = 2 * (K + V) + 4 * K * V, 6 * K + 4 * V + 10 * K * V
     assert flops(scan, **step) == B * H * (forward + backward)
+    step["beta"] = torch.rand(B, 1, H, device="meta")
+    forward, backward = 4 * (K + V) + 1 + 6 * K * V, 10 * (K + V) + 1 + 16 * K * V
+    assert flops(delta_scan, **step) == B * H * (forward + backward)
     no_skip = tensors("selective_scan", "meta", D=None)
     assert flops(selective_scan, **no_skip) == B * T * D * 29 * N
     silu = tensors("causal_conv", "meta")
@@ -195,7 +217,7 @@ def test_probing_the_bare_name_imports_nothing():
         f"import sys; sys.path.insert(0, {str(FOLDER.parent)!r})\n"
         "before = set(sys.modules); import kernels\n"
         "assert 'torch' not in sys.modules and not hasattr(kernels, '__version__')\n"
-        "assert kernels.__all__ == ['causal_conv', 'scan', 'selective_scan']\n"
+        "assert kernels.__all__ == ['causal_conv', 'delta_scan', 'scan', 'selective_scan']\n"
         "assert set(kernels.__all__) <= set(dir(kernels))\n"
         "new = {m for m in set(sys.modules) - before if m.partition('.')[0] not in "
         "sys.stdlib_module_names}; assert new == {'kernels'}, new"
@@ -267,8 +289,34 @@ MESSAGES = [
         r"scan: the heads of v must be a multiple .* of q and k; got H = 3 and G = 2",
     ),
     ("scan", {"backend": "cuda"}, r"scan: backend must be one of 'auto', .*; got 'cuda'"),
-    ("scan", {"backend": "triton"}, r"scan: backend 'triton' is not there yet.*'auto', 'chunked'"),
+    ("scan", {"backend": "triton"}, r"scan: backend 'triton' needs tensors on a GPU; got cpu: use"),
     ("scan", {"cu_seqlens": torch.tensor([0, 70])}, r"cu_seqlens .* a batch of 1; got B = 2"),
+    ("delta_scan", {"q": torch.ones(2, 70, 3)}, r"delta_scan: q must have shape \(B, T, G, K\)"),
+    ("delta_scan", {"k": None}, r"k must be a tensor \(B, T, G, K\) with B = 2.*; got NoneType"),
+    ("delta_scan", {"v": torch.ones(2, 70, 3)}, r"v must have shape \(B, T, H, V\) with B = 2"),
+    (
+        "delta_scan",
+        {"beta": torch.ones(2, 70, 1)},
+        r"delta_scan: beta must have shape \(B, T, H\) with B = 2, T = 70, H = 3; got \(2, 70, 1\)",
+    ),
+    (
+        "delta_scan",
+        {"log_decay": torch.ones(2, 70, 3, 5)},
+        r"log_decay must be None, \(H,\) or \(B, T, H\); got \(2, 70, 3, 5\)",
+    ),
+    ("delta_scan", {"log_decay": torch.ones(2)}, r"log_decay must have shape \(H\) with H = 3"),
+    (
+        "delta_scan",
+        {"initial_state": torch.ones(3, 5, 7)},
+        r"initial_state must have shape \(B, H,",
+    ),
+    (
+        "delta_scan",
+        {n: torch.ones(2, 70, 2, 5) for n in "qk"},
+        r"delta_scan: the heads of v must be a multiple .* of q and k; got H = 3 and G = 2",
+    ),
+    ("delta_scan", {"backend": "triton"}, r"delta_scan: backend 'triton' is not there yet"),
+    ("delta_scan", {"cu_seqlens": torch.tensor([0, 70])}, r"cu_seqlens .* a batch of 1; got B = 2"),
     (
         "selective_scan",
         {"delta": torch.ones(2, 70, 1)},

@@ -190,3 +190,21 @@ def test_without_gradients_nothing_is_kept(processors):
     args = (*(tensors[n] for n in ("q", "k", "v", "log_decay")), 1.0, None, None)
     assert module.scan_triton(*args, False)[2].numel() == 0
     assert module.scan_triton(*args, True)[2].numel() > 0
+
+
+def test_float64_is_refused():
+    tensors = {n: x.double() for n, x in case("scalar", 5).items()}
+    with pytest.raises(ValueError, match=r"takes float32, bfloat16 and float16; got torch.float64"):
+        scan(**tensors, backend="triton")
+
+
+def test_auto_stays_chunked_until_the_chip_has_been_checked():
+    o, _ = scan(**{n: x.requires_grad_() for n, x in case("scalar", 5).items()})
+    assert "chunked" in str(o.grad_fn)
+
+
+def test_opcheck():
+    tensors = {n: x.requires_grad_() for n, x in case("vector", 20, H=1).items()}
+    q, k, v, g, state = tensors.values()
+    results = torch.library.opcheck(module.scan_triton, (q, k, v, g, 0.5, state, None, True))
+    assert set(results.values()) == {"SUCCESS"}
