@@ -3,16 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1# the root stays off sys.path: the bare name `kernels` is not ours to claim
 
-.PHONY: study test slow check install
+.PHONY: study test slow newest check install
+KERNELS := TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/test_*_triton.py # on the CPU
 
 study: install
 	$(BIN)/archsearch study spaces/fusion.yaml
 
 test: install
 	$(BIN)/pytest
+	$(KERNELS)
 
 slow: install
 	$(BIN)/pytest -m slow
+
+newest: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/newest triton
+	PYTHONPATH=.venv/newest $(KERNELS)
 
 check: install
 	$(BIN)/ruff check .
