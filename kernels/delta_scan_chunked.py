@@ -22,8 +22,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .interface import NAMESPACE, accumulation_dtype, register_flops, without_autocast
-from .scan_chunked import _chunks, _start, _steps
+from .chunks import chunks, steps
+from .interface import (
+    NAMESPACE,
+    accumulation_dtype,
+    register_flops,
+    state_or_zeros,
+    without_autocast,
+)
 
 CHUNK = 32  # steps; measured on CPU against 16, 64 and 128
 
@@ -57,7 +63,7 @@ def _decays_backward(d_sums: Tensor, d_read: Tensor) -> Tensor:
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> _Chunks:
-    Q, K, V, b, g = (_chunks(x, accumulation_dtype(v), CHUNK) for x in (q, k, v, beta, log_decay))
+    Q, K, V, b, g = (chunks(x, CHUNK, accumulation_dtype(v)) for x in (q, k, v, beta, log_decay))
     P, read = _decays(g)
     A, G = (Q @ K.mT).mul_(P), (K @ K.mT).mul_(P)
     one = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
@@ -69,8 +75,8 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -
 def _write(c: _Chunks, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """E, U and S of every chunk, from the first to the last, and the final state."""
     E, U, S = [], [], []
-    chunks = zip(*(x.unbind(2) for x in (c.K, c.V, c.beta, c.read, c.K_write, c.X)), strict=True)
-    for K, V, beta, read, K_write, X in chunks:
+    inputs = (x.unbind(2) for x in (c.K, c.V, c.beta, c.read, c.K_write, c.X))
+    for K, V, beta, read, K_write, X in zip(*inputs, strict=True):
         S.append(state)
         E.append(torch.addcmul(V, read, K @ state, value=-1))
         U.append(X @ (beta * E[-1]))
@@ -82,9 +88,9 @@ def _write_backward(c: _Chunks, dO: Tensor, dstate: Tensor) -> tuple[Tensor, Ten
     """The gradients of beta E and S' of every chunk, from the last to the first, and of S_0."""
     dR, dS = [], []
     dU_read, dS_read = c.A.mT @ dO, c.Q.mT @ (c.read * dO)
-    inputs = (dU_read, dS_read, c.K, c.beta, c.read, c.K_write, c.X)
-    chunks = zip(*(x.unbind(2) for x in inputs), strict=True)
-    for dU, dS_c, K, beta, read, K_write, X in reversed(list(chunks)):
+    tensors = (dU_read, dS_read, c.K, c.beta, c.read, c.K_write, c.X)
+    inputs = (x.unbind(2)[::-1] for x in tensors)
+    for dU, dS_c, K, beta, read, K_write, X in zip(*inputs, strict=True):
         dS.append(dstate)
         dR.append(X.mT @ (dU + K_write @ dstate))
         kept = torch.addcmul(dS_c, read[..., -1:, :], dstate)
@@ -102,6 +108,10 @@ def _system_backward(
     dA, dR_U = dO @ U.mT, (dR @ U.mT).tril_(-1)
     dbeta = (dR * E).sum(-1, keepdim=True) - (dR_U * c.G).sum(-1, keepdim=True)
     return dA, -c.beta * dR_U, dbeta
+
+
+def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
+    return state_or_zeros(state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, scale: float, state: Tensor):
@@ -130,7 +140,7 @@ def delta_scan_chunked(
         c = _prepare(q, k, v, beta, log_decay)
         _, U, S, state = _write(c, state)
         o = torch.addcmul(c.A @ U, c.read, c.Q @ S)
-        return _steps(scale * o, v.shape[1], v.dtype), state
+        return steps(scale * o, v.shape[1], v.dtype), state
 
 
 @torch.library.custom_op(f"{NAMESPACE}::delta_scan_chunked_backward", mutates_args=())
@@ -147,7 +157,7 @@ def _delta_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients to q, k, v, beta, log_decay and the initial state; the states are recomputed."""
     with without_autocast(v):
-        dO = scale * _chunks(do, accumulation_dtype(v), CHUNK)
+        dO = scale * chunks(do, CHUNK, accumulation_dtype(v))
         c = _prepare(q, k, v, beta, log_decay)
         E, U, S, _ = _write(c, _start(k, v, initial_state))
         dR, dS, d_initial = _write_backward(c, dO, dstate.to(dO.dtype))
@@ -169,7 +179,7 @@ def _delta_scan_backward(
         dK = (dQK.mT @ c.Q).add_((dKK + dKK.mT) @ c.K).add_(dK_read).add_(dK_write)
 
         grads = ((dQ, q), (dK, k), (dV, v), (dbeta, beta), (dg, log_decay))
-        dq, dk, dv, dbeta, dlog_decay = (_steps(dx, x.shape[1], x.dtype) for dx, x in grads)
+        dq, dk, dv, dbeta, dlog_decay = (steps(dx, x.shape[1], x.dtype) for dx, x in grads)
         return dq, dk, dv, dbeta, dlog_decay, d_initial
 
 

@@ -29,10 +29,10 @@ Crossing = list[tuple[Tensor, Tensor]]
 Decays = tuple[Crossing, tuple[Tensor, Tensor]]
 
 
-def _chunks(x: Tensor, dtype: torch.dtype, size: int) -> Tensor:
+def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T, H, X) -> (B, H, n, C, X); the padded steps are zero: they keep the state as it is."""
     B, T, H, X = x.shape
-    C = min(size, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
+    C = min(CHUNK, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
     padded = F.pad(x.to(dtype), (0, 0, 0, 0, 0, -T % C))
     return padded.view(B, -1, C, H, X).permute(0, 3, 1, 2, 4).contiguous()
 
@@ -170,7 +170,7 @@ def scan_chunked(
         T, dtype = v.shape[1], accumulation_dtype(v)
         if T == 1:  # a decoding step has nothing to gather into matmuls
             return _step(q, k, v, log_decay, scale, _start(k, v, initial_state))
-        Q, K, V, g = (_chunks(x, dtype, CHUNK) for x in (q, k, v, log_decay))
+        Q, K, V, g = (_chunks(x, dtype) for x in (q, k, v, log_decay))
         decays = _decays(g)
         _, (read, write) = decays  # (B, H, n, C, w)
         keep = read[..., -1:, :].mT  # (B, H, n, w, 1)
@@ -193,7 +193,7 @@ def _scan_backward(
     """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed."""
     with without_autocast(v):
         dtype = accumulation_dtype(v)
-        Q, K, V, g, dO = (_chunks(x, dtype, CHUNK) for x in (q, k, v, log_decay, do))
+        Q, K, V, g, dO = (_chunks(x, dtype) for x in (q, k, v, log_decay, do))
         dO = scale * dO
         decays = _decays(g)
         _, (read, write) = decays

@@ -1,0 +1,22 @@
+"""Time in chunks: how the chunked operators lay out what comes by steps."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def chunks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """(B, T, H, X) -> (B, H, n, C, X), C = min(size, T) steps each, perhaps a view of x.
+
+    The padded steps are zero: they write nothing and do not decay.
+    """
+    B, T, H, X = x.shape
+    C, x = min(size, T), x.to(dtype)
+    if T % C:
+        x = F.pad(x, (0, 0, 0, 0, 0, -T % C))
+    return x.reshape(B, -1, C, H, X).permute(0, 3, 1, 2, 4).contiguous()
+
+
+def steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:
+    """(B, H, n, C, X) -> (B, T, H, X): undoes chunks."""
+    return x.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :T].to(dtype).contiguous()
