@@ -3,10 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
+from triton import knobs
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1: kernels run on the CPU
+INTERPRETED = bool(knobs.runtime.interpret)  # TRITON_INTERPRET=1: kernels run on the CPU
 
 
 class Device(NamedTuple):
@@ -59,3 +59,13 @@ def precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"  # has no say
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def cdiv(a: int, b: int) -> int:
+    """How many times b, to hold a."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The least power of 2 that is n or more."""
+    return 1 << (n - 1).bit_length()

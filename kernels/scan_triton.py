@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
-from .launch import Tile, device_of, launch, precision, product_dtype
+from .launch import Tile, cdiv, device_of, launch, power_of_2, precision, product_dtype
 from .scan_chunked import _backward_flops, _forward_flops
 from .steps import steps
 from .sweep import sweep
@@ -56,7 +55,7 @@ class Sweeps:
         self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
         # In blocks of 16 steps no product has 64 rows, see sweep.py.
         longest = 16 if self.kind == "vector" or self.dtype == torch.float32 else CHUNK
-        self.C = min(longest, max(16, triton.next_power_of_2(T)))
+        self.C = min(longest, max(16, power_of_2(T)))
         self.device = device_of(v)
         self.segment, self.segments = self._segments()
 
@@ -66,13 +65,13 @@ class Sweeps:
 
     def _segments(self) -> tuple[int, int]:
         """The length and the number of segments that give every processor two programs."""
-        tiles = triton.cdiv(self.V, self.tile(O).block)
+        tiles = cdiv(self.V, self.tile(O).block)
         wanted = 2 * self.device.processors // (self.sequences * self.H * tiles)
         count = min(wanted, self.T // (4 * self.C), SEGMENTS)
         if self.cu_seqlens is not None or count <= 1:
             return self.T, 1
-        length = triton.cdiv(triton.cdiv(self.T, count), self.C) * self.C
-        return length, triton.cdiv(self.T, length)
+        length = cdiv(cdiv(self.T, count), self.C) * self.C
+        return length, cdiv(self.T, length)
 
     def tile(self, role: Role) -> Tile:
         """The table's tile; no wider than need be, and the same block for dq and dk.
@@ -82,12 +81,12 @@ class Sweeps:
         names = ("scan dq", "scan dk") if role.on_output else ("scan o", "scan dv")
         shape = self.kind, self.K, self.V, self.dtype
         blocks = [tile_of(self.device, name, *shape).block for name in names]
-        width = max(16, triton.next_power_of_2(self.K if role.on_output else self.V))
+        width = max(16, power_of_2(self.K if role.on_output else self.V))
         tile = tile_of(self.device, f"scan {role.name}", *shape)
         return tile._replace(block=min(*blocks, width))
 
     def tiles(self, role: Role) -> int:
-        return triton.cdiv(self.K if role.on_output else self.V, self.tile(role).block)
+        return cdiv(self.K if role.on_output else self.V, self.tile(role).block)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.v.new_empty(shape, dtype=dtype)
@@ -103,11 +102,11 @@ class Sweeps:
     def steps(self, out: Tensor, start: Tensor | None, finish: Tensor) -> None:
         """The whole call, one step at a time."""
         q, k, v, g = self.q, self.k, self.v, self.log_decay
-        width = max(16, triton.next_power_of_2(self.K))
-        tile = Tile(min(max(1, 2048 // width), triton.next_power_of_2(self.V)), 4, 1)
+        width = max(16, power_of_2(self.K))
+        tile = Tile(min(max(1, 2048 // width), power_of_2(self.V)), 4, 1)
         launch(
             steps,
-            self.sequences * self.H * triton.cdiv(self.V, tile.block),
+            self.sequences * self.H * cdiv(self.V, tile.block),
             tile,
             *(q, k, v, g, out, start, finish, self.cu_seqlens),
             *(self.T, self.scale, self.H, self.share),
@@ -151,7 +150,7 @@ class Sweeps:
             REVERSE=role.reverse,
             ON_OUTPUT=role.on_output,
             C=self.C,
-            BLOCK_D=max(16, triton.next_power_of_2(contracted)),
+            BLOCK_D=max(16, power_of_2(contracted)),
             BLOCK_E=tile.block,
             PRECISION=precision(self.dtype),
             SUM=tl.float64 if self.dtype == torch.float32 else tl.float32,
@@ -234,9 +233,7 @@ def backward(
     d_initial = call.empty(call.sequences, call.H, call.K, call.V)
     dg = states = None
     if decays:
-        chunks = (
-            T // call.C + call.sequences if cu_seqlens is not None else B * triton.cdiv(T, call.C)
-        )
+        chunks = T // call.C + call.sequences if cu_seqlens is not None else B * cdiv(T, call.C)
         states = call.empty(chunks, call.H, call.K, call.V, dtype=call.dtype)
         vector = call.kind == "vector"
         dg = call.empty(*((B, T, call.H, call.K) if vector else (call.tiles(DQ), B, T, call.H)))
@@ -283,7 +280,7 @@ def _(q, k, v, log_decay, scale, initial_state, cu_seqlens, keep):
 @_scan_backward.register_fake
 def _(do, dstate, q, k, v, log_decay, scale, initial_state, cu_seqlens, checkpoints, decays):
     none = do.new_empty(0) if log_decay is None else log_decay.new_empty(0)
-    dg = log_decay.new_empty(log_decay.shape) if decays else none
+    dg = none if log_decay is None or not decays else log_decay.new_empty(log_decay.shape)
     d_initial = dstate.new_empty(dstate.shape, dtype=torch.float32)
     return *(x.new_empty(x.shape) for x in (q, k, v)), dg, d_initial
 

@@ -5,6 +5,9 @@
 A program owns one head of one sequence and a tile of V, and keeps the state in registers.
 """
 
+# Triton compiles what follows; its values are not what the type checker takes them for.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false
+
 import triton
 import triton.language as tl
 

@@ -123,7 +123,7 @@ def compile_for(architecture: str, launch: Launch) -> Compiled:
         target = GPUTarget("hip", architecture, 64)
         compiled = triton.compile(source(launch), target=target, options=options)
         text = compiled.asm["amdgcn"]
-        stack = int(re.search(r"ScratchSize: (\d+)", text)[1])
+        stack = int(re.findall(r"ScratchSize: (\d+)", text)[0])
         return Compiled(0, stack, compiled.metadata.shared, 0)
     target = GPUTarget("cuda", int(architecture[3:]), 32)
     compiled = triton.compile(source(launch), target=target, options=options)
@@ -134,9 +134,17 @@ def compile_for(architecture: str, launch: Launch) -> Compiled:
         usage = subprocess.run(
             [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0]
     held = re.findall(r"wgmma\.mma_async[^;]*?\}\s*,\s*\{", compiled.asm["ptx"])
-    return Compiled(int(found[1]), int(found[2]), compiled.metadata.shared, len(held))
+    return Compiled(int(registers), int(stack), compiled.metadata.shared, len(held))
+
+
+def compile_call(
+    architecture: str, kind: str, size: int, dtype: torch.dtype
+) -> dict[str, Compiled]:
+    """Every launch of one call of scan, compiled with the table's tiles."""
+    launches = scan_launches(architecture, kind, size, size, dtype)
+    return {role: compile_for(architecture, launch) for role, launch in launches.items()}
 
 
 def _always(tile: Any) -> Callable:

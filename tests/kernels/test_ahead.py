@@ -1,38 +1,39 @@
-"""Every row of the table compiles for its architecture, spills little and avoids what miscompiles."""
+"""Every row of the table compiles for its architecture, spills little, avoids what miscompiles."""
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ahead import SHARED, SPILL, compile_for, scan_launches
+from ahead import SHARED, SPILL, compile_call
 
 from archsearch.kernels.tiles import TABLE
 
-DTYPES = {2: torch.bfloat16, 4: torch.float32}
-KINDS = {"scalar": ("scalar",), "vector": ("vector",)}
-
-# Float32 is split into three parts, and rows over 64 wide do not fit the registers.
-EXCEPTIONS = {4: 10_000}
-
-
-def calls(architecture):
-    """(kind, size, bytes) of the rows of one architecture."""
-    return sorted(
-        {(kind, n, b) for (_, kind, b), rows in TABLE[architecture].items() for n in rows}
-    )
+# Bytes a thread may spill beyond SPILL. Float32 is multiplied in three parts, and a tile of 16 rows
+# and 128 or 256 channels of it does not fit; on Ampere neither do 64 rows of 256 channels.
+EXCEPTIONS = {("float32", 256): 10_000, ("bfloat16", 256): 4_000}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", TABLE)
-def test_every_row_compiles(architecture):
-    for kind, size, width in calls(architecture):
-        launches = scan_launches(architecture, kind, size, size, DTYPES[width])
-        for role, launch in launches.items():
-            got = compile_for(architecture, launch)
-            where = f"{architecture} {kind} {size} {width} {role}: {got}"
-            assert got.register_operands == 0, where
-            assert got.shared <= SHARED[architecture], where
-            assert got.stack <= (SPILL if width == 2 or size <= 64 else EXCEPTIONS[width]), where
+def test_every_row_compiles():
+    dtypes = {2: torch.bfloat16, 4: torch.float32}
+    calls = {
+        (architecture, kind, size, dtypes[width])
+        for architecture, table in TABLE.items()
+        for (_, kind, width), rows in table.items()
+        for size in rows
+    }
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        futures = {call: pool.submit(compile_call, *call) for call in sorted(calls, key=str)}
+        for call, future in futures.items():
+            architecture, _, size, dtype = call
+            allowed = EXCEPTIONS.get((str(dtype).removeprefix("torch."), size), SPILL)
+            for role, got in future.result().items():
+                where = f"{call} {role}: {got}"
+                assert got.register_operands == 0, where
+                assert got.shared <= SHARED[architecture], where
+                assert got.stack <= allowed, where
