@@ -23,8 +23,9 @@ def scan_reference(
     """The two lines above, one step at a time, by ordinary autograd: the specification."""
     dtype = accumulation_dtype(v)
     state = state_or_zeros(initial_state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
+    q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
     outputs = []
-    steps = (x.to(dtype).unbind(1) for x in (q, k, v, log_decay))
+    steps = (x.to(dtype).expand(-1, v.shape[1], -1, -1).unbind(1) for x in (q, k, v, log_decay))
     for q_t, k_t, v_t, g_t in zip(*steps, strict=True):
         state = g_t.exp()[..., None] * state + k_t[..., :, None] * v_t[..., None, :]
         outputs.append(scale * (q_t[..., :, None] * state).sum(-2))
@@ -91,12 +92,11 @@ def scan(
     factor = q.shape[-1] ** -0.5 if scale is None else scale
 
     g = _decay_per_step(log_decay, v)
-    q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
     if bounds is None:
         return operator(q, k, v, g, factor, initial_state)
 
     def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return operator(q[:, span], k[:, span], v[:, span], g[:, span], factor, state)
+        return operator(q[:, span], k[:, span], v[:, span], (g if g.shape[1] == 1 else g[:, span]), factor, state)
 
     return over_sequences(run, bounds, initial_state)
 
@@ -113,10 +113,9 @@ def _check_decay(arguments: Arguments, log_decay: Tensor | None) -> None:
 
 
 def _decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
-    """Every kind of decay as (B or 1, T, H, K or 1): the two PyTorch forms know no kinds."""
-    _, T, H, _ = v.shape
+    """Every kind of decay as (B or 1, T or 1, H, K or 1): the two PyTorch forms know no kinds."""
     if log_decay is None:
-        return v.new_zeros(1, T, H, 1, dtype=accumulation_dtype(v))
+        return v.new_zeros(1, 1, v.shape[2], 1, dtype=accumulation_dtype(v))
     if log_decay.dim() == 1:
-        return log_decay[:, None].expand(1, T, H, 1)
+        return log_decay[None, None, :, None]
     return log_decay if log_decay.dim() == 4 else log_decay[..., None]

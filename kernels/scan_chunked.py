@@ -9,7 +9,15 @@ P_ij = exp(g_{j+1} + ... + g_i) for i >= j and 0 otherwise, a chunk that starts 
 Every exponent is formed as a sum of log-decays, never as a difference of two cumulative sums. So no
 factor exceeds 1, no digit is lost to cancellation, and g = -inf (forget everything) is exact. The
 gradient of g_t is formed the same way: the sum of all that crosses step t, and nothing else.
+Exponentials are taken to base 2: on CPU exp is up to 200 times slower where its result underflows.
+
+A few chunks are taken at a time, so that what is between them and their outputs stays in the cache.
+Memory beyond inputs and outputs: in the backward pass the states before the chunks of one tile's
+rows, (T / C) K V numbers a head; else nothing grows with T.
 """
+
+import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +32,8 @@ from .interface import (
 )
 
 CHUNK = 64  # steps; measured on CPU against 32 and 128
+TILE = 32  # chunks of one head taken at a time: (64, 64) matrices of float32 make half a MiB
+LOG2_E = math.log2(math.e)
 
 Crossing = list[tuple[Tensor, Tensor]]
 Decays = tuple[Crossing, tuple[Tensor, Tensor]]
@@ -33,13 +43,64 @@ def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T, H, X) -> (B, H, n, C, X); the padded steps are zero: they keep the state as it is."""
     B, T, H, X = x.shape
     C = min(CHUNK, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
-    padded = F.pad(x.to(dtype), (0, 0, 0, 0, 0, -T % C))
-    return padded.view(B, -1, C, H, X).permute(0, 3, 1, 2, 4).contiguous()
+    padded = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
+    return padded.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).to(dtype).contiguous()
 
 
-def _steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:
-    """(B, H, n, C, X) -> (B, T, H, X): undoes _chunks."""
-    return x.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :T].to(dtype).contiguous()
+def _store(x: Tensor, out: Tensor, factor: float = 1.0) -> None:
+    """Undoes _chunks: factor * x, (B, H, n, C, X), into out, (B, T, H, X)."""
+    n, T = x.shape[2], out.shape[1]
+    steps = out.unflatten(1, (n, T // n)).permute(0, 3, 1, 2, 4)
+    torch.mul(x[..., : T // n, :], factor, out=steps)
+
+
+def _tiles(B: int, T: int, H: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Rows of the batch and their steps in order: whole chunks, then a rest."""
+    chunks = max(1, TILE // H)  # of all heads
+    rows = min(B, max(1, chunks // -(-T // CHUNK)))
+    span, whole = CHUNK * max(1, chunks // rows), T - T % CHUNK
+    steps = [slice(t, min(t + span, whole)) for t in range(0, whole, span)]
+    steps += [slice(whole, T)] if whole < T else []
+    return ((slice(row, row + rows), steps) for row in range(0, B, rows))
+
+
+def _of_tile(x: Tensor, rows: slice, steps: slice) -> Tensor:
+    """The tile's part of (B or 1, T or 1, H, X); what is the same in all chunks comes as one."""
+    x = x if x.shape[0] == 1 else x[rows]
+    if x.shape[1] > 1:
+        return x[:, steps]
+    return x.expand(-1, min(CHUNK, steps.stop - steps.start), -1, -1)
+
+
+def _add(dg: Tensor, out: Tensor, rows: slice, steps: slice) -> None:
+    """Add the gradient of what _of_tile gave, as chunks, to that of the whole."""
+    out = out if out.shape[0] == 1 else out[rows]
+    out = out if out.shape[1] == 1 else out[:, steps]
+    C = min(CHUNK, steps.stop - steps.start)  # without the padded steps
+    out += dg[..., :C, :].permute(0, 2, 3, 1, 4).flatten(1, 2).sum_to_size(out.shape)
+
+
+# ---- a decay per head: the products q_i . k_j are weighted
+
+
+def _spans(g: Tensor) -> Tensor:
+    """exp(g_{j+1} + ... + g_i) at row j + 1, column i, for j = 0 (before the chunk), 1, ..., C.
+
+    (..., C, 1) -> (..., C + 1, C). Row 0 is read, the last column below it write, and all below
+    it P transposed: in this order the sums run along rows.
+    """
+    C = g.shape[-2]
+    sums = (LOG2_E * g).mT.expand(*g.shape[:-2], C + 1, C).triu().cumsum(-1)
+    return sums.exp2_().triu_(-1)
+
+
+def _spans_backward(d_exponents: Tensor) -> Tensor:
+    """Gradient to g from that of the exponents in _spans: the sum of those that cross a step."""
+    C = d_exponents.shape[-1]
+    return (d_exponents @ d_exponents.new_ones(C, C).tril()).triu_().sum(-2)[..., None]
+
+
+# ---- a decay per channel: inside the product, halves of halves
 
 
 def _halves(x: Tensor, h: int) -> tuple[Tensor, Tensor]:
@@ -58,6 +119,10 @@ def _levels(C: int) -> list[int]:
     return [1 << level for level in range(C.bit_length() - 1)]  # h = 1, 2, 4, ..., C / 2
 
 
+def _exp2(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format).exp2_()  # of a view it is slow
+
+
 def _decays(g: Tensor) -> Decays:
     """Decays across the middle of every 2h steps, h = 1, 2, ..., C / 2; then (read, write).
 
@@ -65,15 +130,15 @@ def _decays(g: Tensor) -> Decays:
     end; two blocks become one by adding the neighbour's total. The upper one's readers and the
     lower one's writers meet at their common border: this is all that crosses it.
     """
-    since, until = g.clone(), torch.zeros_like(g)
+    since, until = LOG2_E * g, torch.zeros_like(g)
     crossing = []
     for h in _levels(g.shape[-2]):
         (low_since, up_since), (low_until, _) = _halves(since, h), _halves(until, h)
-        crossing.append((up_since.exp(), low_until.exp()))
+        crossing.append((_exp2(up_since), _exp2(low_until)))
         low_total, up_total = low_since[..., -1:, :].clone(), up_since[..., -1:, :].clone()
         up_since += low_total
         low_until += up_total
-    return crossing, (since.exp(), until.exp())
+    return crossing, (since.exp2_(), until.exp2_())
 
 
 def _products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
@@ -117,46 +182,99 @@ def _products_backward(
     return dq, dk, d_since
 
 
-def _scores(q: Tensor, k: Tensor, decays: Decays) -> Tensor:
-    """The decayed products q_i . P_ij k_j of every chunk, (B, H, n, C, C)."""
-    crossing, (read, _) = decays
-    if read.shape == q.shape:
-        return _products(q, k, crossing)
-    one = torch.ones_like(read)  # one decay per head leaves the product: (q_i . k_j) P_ij
-    return (q @ k.mT) * _products(one, one, crossing)
+# ---- either
+
+
+def _weights(g: Tensor) -> Tensor | Decays:
+    return _spans(g) if g.shape[-1] == 1 else _decays(g)
+
+
+def _ends(weights: Tensor | Decays) -> tuple[Tensor, Tensor]:
+    """(read, write), (..., C, w)."""
+    if isinstance(weights, Tensor):
+        return weights[..., :1, :].mT, weights[..., 1:, -1:]
+    return weights[1]
+
+
+def _scores(q: Tensor, k: Tensor, weights: Tensor | Decays) -> Tensor:
+    """The decayed products q_i . P_ij k_j of every chunk, (..., C, C)."""
+    if isinstance(weights, Tensor):
+        return ((k @ q.mT) * weights[..., 1:, :]).mT
+    crossing, (read, _) = weights
+    return _products(q.expand_as(read), k.expand_as(read), crossing)
 
 
 def _scores_backward(
-    q: Tensor, k: Tensor, decays: Decays, dA: Tensor, d_since: Tensor, d_until: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    do: Tensor,
+    weights: Tensor | Decays,
+    d_since: Tensor,
+    d_until: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The scores again, and the gradients to q, k and g; the rest is as in _products_backward."""
-    crossing, (read, _) = decays
-    if read.shape == q.shape:
+    if not isinstance(weights, Tensor):
+        crossing, (read, _) = weights
+        q, k = q.expand_as(read), k.expand_as(read)
         A = _products(q, k, crossing)
-        return A, *_products_backward(q, k, crossing, dA, d_since, d_until)
-    one = torch.ones_like(read)
-    qk, P = q @ k.mT, _products(one, one, crossing)
-    dP = (dA * qk).sum_to_size(*read.shape[:-1], read.shape[-2])
-    dg = _products_backward(one, one, crossing, dP, d_since, d_until)[2]
-    d_qk = dA * P
-    return qk * P, d_qk @ k, d_qk.mT @ q, dg
+        return A, *_products_backward(q, k, crossing, do @ v.mT, d_since, d_until)
+    P, dA = weights[..., 1:, :], v @ do.mT  # transposed, and so is A
+    A = (k @ q.mT) * P
+    d_exponents = torch.cat([d_since.mT, dA * A], -2)
+    d_exponents[..., 1:, -1:] += d_until
+    dg = _spans_backward(d_exponents.sum_to_size(*weights.shape))
+    d_products = (dA * P).sum_to_size(*q.shape[:-1], q.shape[-2])
+    return A.mT, d_products.mT @ k, d_products @ q, dg
 
 
 def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     return state_or_zeros(state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
 
 
-def _carry(state: Tensor, decay: Tensor, added: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The states before each chunk, and the last: a chunk does state <- decay * state + added."""
+def _carry(
+    state: Tensor, decay: Tensor, added: Tensor, order: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The states each chunk meets, and the last: a chunk does state <- decay * state + added."""
     met = []
-    for a, b in zip(decay.unbind(2), added.unbind(2), strict=True):
+    decays = decay.expand(*added.shape[:-2], *decay.shape[-2:])
+    for a, b in list(zip(decays.unbind(-3), added.unbind(-3), strict=True))[::order]:
         met.append(state)
         state = torch.addcmul(b, a, state)
-    return met, state
+    return torch.stack(met[::order], -3), state
+
+
+def _grouped(x: Tensor, rows: slice, steps: slice, G: int, dtype: torch.dtype) -> Tensor:
+    """A tile's chunks, (b, G, heads of the group, n, C, X)."""
+    return _chunks(_of_tile(x, rows, steps), dtype).unflatten(1, (G, -1))
+
+
+def _tile_backward(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, S: Tensor, d_state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients to q, k, v, g and the state before the tile, from that to the state behind it.
+
+    S, the states before each chunk, and their gradients are transposed, (.., V, K).
+    """
+    weights = _weights(g)
+    read, write = _ends(weights)
+    keep = read[..., -1:, :]
+    dS, d_state = _carry(d_state, keep, do.mT @ (read * q), -1)
+    dq_read, dk_write = read * (do @ S), write * (v @ dS)
+    d_since, d_until = q * dq_read, k * dk_write
+    d_since[..., -1:, :] += keep * (S * dS).sum(-2, keepdim=True)  # what passes the whole chunk
+    if g.shape[-1] == 1:
+        d_since, d_until = d_since.sum(-1, keepdim=True), d_until.sum(-1, keepdim=True)
+    A, dq, dk, dg = _scores_backward(q, k, v, do, weights, d_since, d_until)
+    dv = (A.mT @ do).add_((write * k) @ dS.mT)
+    dq, dk = (a.sum_to_size(q.shape) for a in (dq, dk))
+    dq, dk = (dq + dq_read.sum_to_size(q.shape), dk + dk_write.sum_to_size(q.shape))
+    return dq, dk, dv, dg, d_state
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor):
     q_t, k_t, v_t, g_t = (x[:, 0].to(state.dtype) for x in (q, k, v, log_decay))
+    q_t, k_t = (x.repeat_interleave(v.shape[2] // x.shape[1], 1) for x in (q_t, k_t))
     state = torch.addcmul(k_t[..., None] * v_t[..., None, :], g_t.exp()[..., None], state)
     return (scale * (q_t[..., None, :] @ state)).mT[..., 0][:, None].to(v.dtype), state
 
@@ -165,18 +283,25 @@ def _step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, stat
 def scan_chunked(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The chunked form; log_decay (B or 1, T, H, K or 1)."""
+    """The chunked form; q and k (B, T, G, K), log_decay (B or 1, T or 1, H, K or 1)."""
     with without_autocast(v):
-        T, dtype = v.shape[1], accumulation_dtype(v)
+        (B, T, H, _), G, dtype = v.shape, q.shape[2], accumulation_dtype(v)
+        states = _start(k, v, initial_state)
         if T == 1:  # a decoding step has nothing to gather into matmuls
-            return _step(q, k, v, log_decay, scale, _start(k, v, initial_state))
-        Q, K, V, g = (_chunks(x, dtype) for x in (q, k, v, log_decay))
-        decays = _decays(g)
-        _, (read, write) = decays  # (B, H, n, C, w)
-        keep = read[..., -1:, :].mT  # (B, H, n, w, 1)
-        starts, state = _carry(_start(k, v, initial_state), keep, (write * K).mT @ V)
-        o = _scores(Q, K, decays) @ V + (read * Q) @ torch.stack(starts, 2)
-        return _steps(scale * o, T, v.dtype), state
+            return _step(q, k, v, log_decay, scale, states)
+        o, finals = v.new_empty(v.shape), torch.empty_like(states)
+        for rows, segments in _tiles(B, T, H):
+            state = states[rows].unflatten(1, (G, -1))
+            for steps in segments:
+                Q, K, V, g = (_grouped(x, rows, steps, G, dtype) for x in (q, k, v, log_decay))
+                weights = _weights(g)
+                read, write = _ends(weights)  # (b or 1, G, H / G, n or 1, C, w)
+                keep = read[..., -1:, :].mT
+                starts, state = _carry(state, keep, (write * K).mT @ V)
+                out = (_scores(Q, K, weights) @ V).add_((read * Q) @ starts)
+                _store(out.flatten(1, 2), o[rows, steps], scale)
+            finals[rows] = state.flatten(1, 2)
+        return o, finals
 
 
 @torch.library.custom_op(f"{NAMESPACE}::scan_chunked_backward", mutates_args=())
@@ -192,26 +317,28 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed."""
     with without_autocast(v):
-        dtype = accumulation_dtype(v)
-        Q, K, V, g, dO = (_chunks(x, dtype) for x in (q, k, v, log_decay, do))
-        dO = scale * dO
-        decays = _decays(g)
-        _, (read, write) = decays
-        keep = read[..., -1:, :].mT
-        starts, _ = _carry(_start(k, v, initial_state), keep, (write * K).mT @ V)
-        ends, d_initial = _carry(dstate.to(dtype), keep.flip(2), ((read * Q).mT @ dO).flip(2))
-        S, dS = torch.stack(starts, 2), torch.stack(ends[::-1], 2)  # (B, H, n, K, V)
-
-        dQ_read, dK_write = read * (dO @ S.mT), write * (V @ dS.mT)
-        d_since, d_until = (Q * dQ_read).sum_to_size(g.shape), (K * dK_write).sum_to_size(g.shape)
-        kept = (keep * S * dS).sum(-1)[..., None, :]  # what passes through the whole chunk
-        d_since[..., -1:, :] += kept.sum_to_size(d_since[..., -1:, :].shape)
-        A, dQ, dK, dg = _scores_backward(Q, K, decays, dO @ V.mT, d_since, d_until)
-        dV = A.mT @ dO + (write * K) @ dS
-
-        grads = ((dQ + dQ_read, q), (dK + dK_write, k), (dV, v), (dg, log_decay))
-        dq, dk, dv, dlog_decay = (_steps(dx, x.shape[1], x.dtype) for dx, x in grads)
-        return dq, dk, dv, dlog_decay, d_initial
+        (B, T, H, _), G, dtype = v.shape, q.shape[2], accumulation_dtype(v)
+        states, d_initial = _start(k, v, initial_state), dstate.to(dtype, copy=True)
+        dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+        dlog_decay = torch.zeros_like(log_decay, dtype=dtype, memory_format=torch.contiguous_format)
+        for rows, segments in _tiles(B, T, H):
+            state, met = states[rows].unflatten(1, (G, -1)).mT, []
+            for steps in segments:
+                K, V, g = (_grouped(x, rows, steps, G, dtype) for x in (k, v, log_decay))
+                read, write = _ends(_weights(g))
+                starts, state = _carry(state, read[..., -1:, :], V.mT @ (write * K))
+                met.append(starts)  # transposed, (.., V, K)
+            d_state = d_initial[rows].unflatten(1, (G, -1)).mT
+            for steps, S in zip(reversed(segments), reversed(met), strict=True):
+                tensors = (q, k, v, log_decay, do)
+                Q, K, V, g, dO = (_grouped(x, rows, steps, G, dtype) for x in tensors)
+                *grads, dg, d_state = _tile_backward(scale * Q, K, V, g, dO, S, d_state)
+                outs = ((dq, scale), (dk, 1.0), (dv, 1.0))
+                for dx, (out, factor) in zip(grads, outs, strict=True):
+                    _store(dx.flatten(1, 2), out[rows, steps], factor)
+                _add(dg.flatten(1, 2), dlog_decay, rows, steps)
+            d_initial[rows] = d_state.mT.flatten(1, 2)
+        return dq, dk, dv, dlog_decay.to(log_decay.dtype), d_initial
 
 
 @scan_chunked.register_fake
@@ -242,13 +369,13 @@ scan_chunked.register_autograd(_differentiate, setup_context=_save)
 
 def _forward_flops(q, k, v, *_, **__) -> int:
     """2 C (K + V) + 4 K V per step and head: four matmuls, masks not halved, C = min(64, T)."""
-    (B, T, H, K), V = q, v[-1]
+    (B, T, H, V), K = v, q[-1]
     return B * T * H * (2 * min(CHUNK, T) * (K + V) + 4 * K * V)
 
 
 def _backward_flops(do, dstate, q, k, v, *_, **__) -> int:
     """C (6 K + 4 V) + 10 K V per step and head: the ten matmuls; 2.5 times forward if K = V."""
-    (B, T, H, K), V = q, v[-1]
+    (B, T, H, V), K = v, q[-1]
     return B * T * H * (min(CHUNK, T) * (6 * K + 4 * V) + 10 * K * V)
 
 
