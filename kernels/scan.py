@@ -95,8 +95,10 @@ def scan(
     if bounds is None:
         return operator(q, k, v, g, factor, initial_state)
 
+    g = g.expand(-1, v.shape[1], -1, -1)
+
     def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return operator(q[:, span], k[:, span], v[:, span], (g if g.shape[1] == 1 else g[:, span]), factor, state)
+        return operator(q[:, span], k[:, span], v[:, span], g[:, span], factor, state)
 
     return over_sequences(run, bounds, initial_state)
 

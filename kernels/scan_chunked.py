@@ -6,23 +6,26 @@ P_ij = exp(g_{j+1} + ... + g_i) for i >= j and 0 otherwise, a chunk that starts 
     o_i = scale * (sum_j (q_i . P_ij k_j) v_j + S^T (read_i * q_i))    read_i = exp(g_1 + ... + g_i)
     S'  = Diag(read_C) S + sum_j (write_j * k_j) v_j^T         write_j = exp(g_{j+1} + ... + g_C)
 
-Every exponent is formed as a sum of log-decays, never as a difference of two cumulative sums. So no
-factor exceeds 1, no digit is lost to cancellation, and g = -inf (forget everything) is exact. The
-gradient of g_t is formed the same way: the sum of all that crosses step t, and nothing else.
-Exponentials are taken to base 2: on CPU exp is up to 200 times slower where its result underflows.
-
-A few chunks are taken at a time, so that what is between them and their outputs stays in the cache.
-Memory beyond inputs and outputs: in the backward pass the states before the chunks of one tile's
-rows, (T / C) K V numbers a head; else nothing grows with T.
+How P is formed, and its gradient, is chunk_decays.py's. A few chunks are taken at a time: memory
+beyond inputs and outputs does not grow with T, but for the states before the chunks in the backward
+pass, (T / C) K V numbers a head of the rows at hand.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunk_decays import (
+    Decays,
+    _decays,
+    _products,
+    _products_backward,
+    _spans,
+    _spans_backward,
+    _sum_to,
+)
 from .interface import (
     NAMESPACE,
     accumulation_dtype,
@@ -33,15 +36,11 @@ from .interface import (
 
 CHUNK = 64  # steps; measured on CPU against 32 and 128
 TILE = 128  # chunks of one head taken at a time: (64, 64) matrices of float32 make 2 MiB
-LOG2_E = math.log2(math.e)
-
-Crossing = list[tuple[Tensor, Tensor]]
-Decays = tuple[Crossing, tuple[Tensor, Tensor]]
 
 
 def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T, H, X) -> (B, H, n, C, X); the padded steps are zero: they keep the state as it is."""
-    B, T, H, X = x.shape
+    T = x.shape[1]
     C = min(CHUNK, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
     padded = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
     return padded.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).to(dtype).contiguous()
@@ -80,126 +79,6 @@ def _add(dg: Tensor, out: Tensor, rows: slice, steps: slice) -> None:
     out += dg[..., :C, :].permute(0, 2, 3, 1, 4).flatten(1, 2).sum_to_size(out.shape)
 
 
-# ---- a decay per head: the products q_i . k_j are weighted
-
-
-def _spans(g: Tensor) -> Tensor:
-    """exp(g_{j+1} + ... + g_i) at row j + 1, column i, for j = 0 (before the chunk), 1, ..., C.
-
-    (..., C, 1) -> (..., C + 1, C). Row 0 is read, the last column below it write, and all below
-    it P transposed: in this order the sums run along rows.
-    """
-    C = g.shape[-2]
-    sums = (LOG2_E * g).mT.expand(*g.shape[:-2], C + 1, C).triu().cumsum(-1)
-    return sums.exp2_().triu_(-1)
-
-
-def _spans_backward(d_exponents: Tensor) -> Tensor:
-    """Gradient to g from that of the exponents in _spans: the sum of those that cross a step."""
-    C = d_exponents.shape[-1]
-    return (d_exponents @ d_exponents.new_ones(C, C).tril()).triu_().sum(-2)[..., None]
-
-
-# ---- a decay per channel: inside the product, halves of halves
-
-
-def _halves(x: Tensor, h: int) -> tuple[Tensor, ...]:
-    """Views of the lower and the upper h steps of every 2h: (..., C, X) -> (N C / 2h, h, X)."""
-    return x.view(-1, 2, h, x.shape[-1]).unbind(1)
-
-
-def _crossing(A: Tensor, h: int) -> Tensor:
-    """View of A (..., C, C) where upper halves read from lower ones: (N, C / 2h, h, h)."""
-    C = A.shape[-1]
-    strides = (C * C, 2 * h * (C + 1), C, 1)
-    return A.as_strided((A.numel() // C**2, C // (2 * h), h, h), strides, h * C)
-
-
-def _levels(C: int) -> list[int]:
-    return [1 << level for level in range(C.bit_length() - 1)]  # h = 1, 2, 4, ..., C / 2
-
-
-def _exp2(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format).exp2_()  # of a view it is slow
-
-
-def _decays(g: Tensor) -> Decays:
-    """Decays across the middle of every 2h steps, h = 1, 2, ..., C / 2; then (read, write).
-
-    Blocks of h steps know, for each of their steps, the sum of g since their start and until their
-    end; two blocks become one by adding the neighbour's total. The upper one's readers and the
-    lower one's writers meet at their common border: this is all that crosses it.
-    """
-    since, until = LOG2_E * g, torch.zeros_like(g)
-    crossing = []
-    for h in _levels(g.shape[-2]):
-        (low_since, up_since), (low_until, _) = _halves(since, h), _halves(until, h)
-        crossing.append((_exp2(up_since), _exp2(low_until)))
-        low_until += up_since[:, -1:]
-        up_since += low_since[:, -1:]
-    return crossing, (since.exp2_(), until.exp2_())
-
-
-def _products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
-    """A_ij = q_i . P_ij k_j for decays as wide as q: (..., C, C), zero above the diagonal.
-
-    Halving makes matmuls of it: P_ij splits at the border between the halves that i and j are in.
-    """
-    A = q.new_zeros(*q.shape[:-1], q.shape[-2])
-    A.diagonal(dim1=-2, dim2=-1).copy_((q * k).sum(-1))
-    for h, (up, low) in zip(_levels(q.shape[-2]), crossing, strict=True):
-        (_, q_up), (k_low, _) = _halves(q, h), _halves(k, h)
-        block = _crossing(A, h)
-        block.copy_(_inner(q_up * up, k_low * low).view_as(block))
-    return A
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.mT, by sums where it is so small that a matmul costs more than its arithmetic."""
-    if a.shape[-2] > 4:
-        return a @ b.mT
-    return (a[..., :, None, :] * b[..., None, :, :]).sum(-1)
-
-
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, likewise."""
-    if a.shape[-1] > 2:
-        return a @ b
-    return (a[..., None] * b[..., None, :, :]).sum(-2)
-
-
-def _products_backward(
-    q: Tensor, k: Tensor, crossing: Crossing, dA: Tensor, d_since: Tensor, d_until: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to q, k and g. What dA holds above the diagonal is not read.
-
-    d_since and d_until, overwritten, are the gradients of the chunk's own two sums in _decays.
-    """
-    diagonal = dA.diagonal(dim1=-2, dim2=-1)[..., None]
-    dq, dk = diagonal * k, diagonal * q
-    exponents = []
-    for h, (up, low) in zip(_levels(q.shape[-2]), crossing, strict=True):
-        (_, q_up), (k_low, _) = _halves(q, h), _halves(k, h)
-        (_, dq_up), (dk_low, _) = _halves(dq, h), _halves(dk, h)
-        block = _crossing(dA, h).reshape(-1, h, h)
-        d_readers = _outer(block, k_low * low).mul_(up)
-        d_writers = _outer(block.mT, q_up * up).mul_(low)
-        dq_up += d_readers
-        dk_low += d_writers
-        exponents.append((h, d_readers.mul_(q_up), d_writers.mul_(k_low)))
-    for h, d_up, d_low in reversed(exponents):  # _decays backwards: a block becomes two
-        (low_since, up_since), (low_until, _) = _halves(d_since, h), _halves(d_until, h)
-        low_total, up_total = up_since.sum(1), low_until.sum(1)
-        low_since[:, -1] += low_total
-        up_since[:, -1] += up_total
-        up_since += d_up
-        low_until += d_low
-    return dq, dk, d_since
-
-
-# ---- either
-
-
 def _weights(g: Tensor) -> Tensor | Decays:
     return _spans(g) if g.shape[-1] == 1 else _decays(g)
 
@@ -211,50 +90,27 @@ def _ends(weights: Tensor | Decays) -> tuple[Tensor, Tensor]:
     return weights[1]
 
 
+def _repeated(x: Tensor, like: Tensor) -> Tensor:
+    return x.expand_as(like).contiguous()
+
+
 def _scores(q: Tensor, k: Tensor, weights: Tensor | Decays) -> Tensor:
     """The decayed products q_i . P_ij k_j of every chunk, (..., C, C)."""
     if isinstance(weights, Tensor):
         P = weights[..., 1:, :]
-        products = k @ q.mT
+        products = _rows_by_rows(k, q)
         return (products.mul_(P) if q.shape[2] == P.shape[2] else products * P).mT
     crossing, (read, _) = weights
-    return _products(q.expand_as(read).contiguous(), k.expand_as(read).contiguous(), crossing)
+    return _products(_repeated(q, read), _repeated(k, read), crossing)
 
 
-def _scores_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    do: Tensor,
-    weights: Tensor | Decays,
-    d_since: Tensor,
-    d_until: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scores again, and the gradients to q, k and g; the rest is as in _products_backward."""
-    A = _scores(q, k, weights)
-    if not isinstance(weights, Tensor):
-        crossing, (read, _) = weights
-        q, k = q.expand_as(read).contiguous(), k.expand_as(read).contiguous()
-        return A, *_products_backward(q, k, crossing, do @ v.mT, d_since, d_until)
-    dA = v @ do.mT  # transposed
-    d_exponents = dA.new_empty(*dA.shape[:-2], *weights.shape[-2:])
-    d_exponents[..., :1, :] = d_since.mT
-    torch.mul(dA, A.mT, out=d_exponents[..., 1:, :])
-    d_exponents[..., 1:, -1:] += d_until
-    dg = _spans_backward(_sum_to(d_exponents, weights.shape))
-    d_products = _sum_to(dA.mul_(weights[..., 1:, :]), (*q.shape[:-1], q.shape[-2]))
-    return A, d_products.mT @ k, d_products @ q, dg
-
-
-def _sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """sum_to_size, one axis at a time: on CPU 10 times as fast as two that do not touch."""
-    for axis, size in enumerate(shape):
-        x = x if x.shape[axis] == size else x.sum(axis, keepdim=True)
-    return x
+def _rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Products a @ b.mT; on CPU the copy costs less than it saves."""
+    return a @ b.mT.contiguous()
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """out <- out + a @ b."""
+    """In place, out <- out + a @ b."""
     out.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3))
     return out
 
@@ -263,9 +119,7 @@ def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     return state_or_zeros(state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
 
 
-def _carry(
-    state: Tensor, decay: Tensor, added: Tensor, order: int = 1
-) -> tuple[Tensor, Tensor]:
+def _carry(state: Tensor, decay: Tensor, added: Tensor, order: int = 1) -> tuple[Tensor, Tensor]:
     """The states each chunk meets, and the last: a chunk does state <- decay * state + added."""
     met = []
     decays = decay.expand(*added.shape[:-2], *decay.shape[-2:])
@@ -281,24 +135,38 @@ def _grouped(x: Tensor, rows: slice, steps: slice, G: int, dtype: torch.dtype) -
 
 
 def _tile_backward(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, S: Tensor, d_state: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q: Tensor,
+    tile: tuple[Tensor, Tensor, Tensor | Decays],
+    do: Tensor,
+    S: Tensor,
+    d_state: Tensor,
+    decay_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
     """Gradients to q, k, v, g and the state before the tile, from that to the state behind it.
 
     S, the states before each chunk, and their gradients are transposed, (.., V, K).
     """
-    weights = _weights(g)
+    k, v, weights = tile
     read, write = _ends(weights)
     keep = read[..., -1:, :]
     dS, d_state = _carry(d_state, keep, do.mT @ (read * q), -1)
-    dq_read, dk_write = (do @ S).mul_(read), (v @ dS).mul_(write)
-    d_since, d_until = q * dq_read, k * dk_write
-    d_since[..., -1:, :] += keep * (S * dS).sum(-2, keepdim=True)  # what passes the whole chunk
-    if g.shape[-1] == 1:
-        d_since, d_until = d_since.sum(-1, keepdim=True), d_until.sum(-1, keepdim=True)
-    A, dq, dk, dg = _scores_backward(q, k, v, do, weights, d_since, d_until)
+    dq, dk = (do @ S).mul_(read), (v @ dS).mul_(write)  # through the states
+    exponents = ()
+    if decay_gradient:
+        exponents = q * dq, k * dk
+        exponents[0][..., -1:, :] += keep * (S * dS).sum(-2, keepdim=True)  # what passes all of it
+    A = _scores(q, k, weights)
     dv = _add_product((write * k) @ dS.mT, A.mT, do)
-    dq, dk = (_sum_to(x, q.shape) + _sum_to(y, q.shape) for x, y in ((dq, dq_read), (dk, dk_write)))
+    if isinstance(weights, Tensor):
+        dA = _rows_by_rows(v, do)  # transposed
+        dg = _spans_backward(dA * A.mT, *exponents, weights.shape) if exponents else None
+        d_products = _sum_to(dA.mul_(weights[..., 1:, :]), (*q.shape[:-1], q.shape[-2]))
+        dq = _add_product(_sum_to(dq, q.shape), d_products.mT, k)
+        return dq, _add_product(_sum_to(dk, k.shape), d_products, q), dv, dg, d_state
+    crossing, (read, _) = weights
+    Q, K, dA = _repeated(q, read), _repeated(k, read), _rows_by_rows(do, v)
+    within_q, within_k, dg = _products_backward(Q, K, crossing, dA, *exponents)
+    dq, dk = _sum_to(dq.add_(within_q), q.shape), _sum_to(dk.add_(within_k), k.shape)
     return dq, dk, dv, dg, d_state
 
 
@@ -344,29 +212,40 @@ def _scan_backward(
     log_decay: Tensor,
     scale: float,
     initial_state: Tensor | None,
+    decay_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed."""
+    """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed.
+
+    That to log_decay is zero where it is neither wanted nor falls out on the way.
+    """
     with without_autocast(v):
         (B, T, H, _), G, dtype = v.shape, q.shape[2], accumulation_dtype(v)
         states, d_initial = _start(k, v, initial_state), dstate.to(dtype, copy=True)
         dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+        wanted = decay_gradient or log_decay.shape[3] > 1
         dlog_decay = torch.zeros_like(log_decay, dtype=dtype, memory_format=torch.contiguous_format)
         for rows, segments in _tiles(B, T, H):
-            state, met = states[rows].unflatten(1, (G, -1)).mT, []
-            for steps in segments:
+
+            def load(steps: slice, rows: slice = rows) -> tuple[Tensor, Tensor, Tensor | Decays]:
                 K, V, g = (_grouped(x, rows, steps, G, dtype) for x in (k, v, log_decay))
-                read, write = _ends(_weights(g))
+                return K, V, _weights(g)
+
+            state, met, last = states[rows].unflatten(1, (G, -1)).mT, [], None
+            for steps in segments:
+                K, V, weights = last = load(steps)
+                read, write = _ends(weights)
                 starts, state = _carry(state, read[..., -1:, :], V.mT @ (write * K))
                 met.append(starts)  # transposed, (.., V, K)
             d_state = d_initial[rows].unflatten(1, (G, -1)).mT
             for steps, S in zip(reversed(segments), reversed(met), strict=True):
-                tensors = (q, k, v, log_decay, do)
-                Q, K, V, g, dO = (_grouped(x, rows, steps, G, dtype) for x in tensors)
-                *grads, dg, d_state = _tile_backward(scale * Q, K, V, g, dO, S, d_state)
+                tile, last = last or load(steps), None  # the last one is still there
+                Q, dO = (_grouped(x, rows, steps, G, dtype) for x in (q, do))
+                *grads, dg, d_state = _tile_backward(scale * Q, tile, dO, S, d_state, wanted)
                 outs = ((dq, scale), (dk, 1.0), (dv, 1.0))
                 for dx, (out, factor) in zip(grads, outs, strict=True):
                     _store(dx.flatten(1, 2), out[rows, steps], factor)
-                _add(dg.flatten(1, 2), dlog_decay, rows, steps)
+                if dg is not None:
+                    _add(dg.flatten(1, 2), dlog_decay, rows, steps)
             d_initial[rows] = d_state.mT.flatten(1, 2)
         return dq, dk, dv, dlog_decay.to(log_decay.dtype), d_initial
 
@@ -379,7 +258,7 @@ def _(q, k, v, log_decay, scale, initial_state):
 
 
 @_scan_backward.register_fake
-def _(do, dstate, q, k, v, log_decay, scale, initial_state):
+def _(do, dstate, q, k, v, log_decay, scale, initial_state, decay_gradient):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, log_decay, dstate))
 
 
@@ -390,7 +269,10 @@ def _save(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, do: Tensor, dstate: Tensor):
     q, k, v, log_decay, initial_state = ctx.saved_tensors
-    *grads, d_initial = _scan_backward(do, dstate, q, k, v, log_decay, ctx.scale, initial_state)
+    wanted = ctx.needs_input_grad[3]
+    *grads, d_initial = _scan_backward(
+        do, dstate, q, k, v, log_decay, ctx.scale, initial_state, wanted
+    )
     return *grads, None, None if initial_state is None else d_initial.to(initial_state.dtype)
 
 
