@@ -107,7 +107,7 @@ def _products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Products a @ b.mT, by sums where it is so small that a matmul costs more than its arithmetic."""
+    """Products a @ b.mT, by sums where they are so small that a matmul costs more than it does."""
     if a.shape[-2] > 4:
         return a @ b.mT
     return (a[..., :, None, :] * b[..., None, :, :]).sum(-1)
