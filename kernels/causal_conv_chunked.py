@@ -1,6 +1,7 @@
 """causal_conv as W shifted multiply-adds over all steps at once, on any device PyTorch has.
 
-On (B, T, D) that moves less memory than a convolution, which wants (B, D, T).
+On (B, T, D) that moves less memory than a convolution, which wants (B, D, T). Weights are used as
+(W, D): a row runs along the channels, as the inputs do.
 """
 
 import torch
@@ -20,11 +21,11 @@ def _with_past(x: Tensor, W: int, initial_state: Tensor | None) -> Tensor:
 def _filter(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The sum before the activation, (B, T, D), in the dtype it is summed in."""
     W, dtype = weight.shape[1], accumulation_dtype(padded)
-    padded, weight = padded.to(dtype), weight.to(dtype)
+    padded, rows = padded.to(dtype), weight.to(dtype).mT.contiguous()
     T = padded.shape[1] - W + 1
-    y = padded[:, :T] * weight[:, 0]
+    y = padded[:, :T] * rows[0]
     for w in range(1, W):
-        y.addcmul_(padded[:, w : w + T], weight[:, w])
+        y.addcmul_(padded[:, w : w + T], rows[w])
     return y if bias is None else y.add_(bias.to(dtype))
 
 
@@ -39,7 +40,7 @@ def causal_conv_chunked(
     """Y and the last W - 1 inputs."""
     padded = _with_past(x, weight.shape[1], initial_state)
     y = _filter(padded, weight, bias)
-    y = F.silu(y) if activation == "silu" else y
+    y = F.silu(y, inplace=True) if activation == "silu" else y
     return y.to(x.dtype), padded[:, x.shape[1] :].mT.clone(memory_format=torch.contiguous_format)
 
 
@@ -59,19 +60,18 @@ def _causal_conv_backward(
     padded = _with_past(x, W, initial_state)
     dy = dy.to(dtype)
     if activation == "silu":
-        y = _filter(padded, weight, bias)
-        gate = torch.sigmoid(y)
-        dy = dy * gate * (1 + y * (1 - gate))
+        dy = torch.ops.aten.silu_backward(dy, _filter(padded, weight, bias))
     d_padded = dy.new_zeros(padded.shape)
     d_padded[:, T:] = dstate.mT
-    d_weight = dy.new_empty(D, W)
+    rows, d_rows = weight.to(dtype).mT.contiguous(), dy.new_empty(W, D)
     for w in range(W):
-        d_padded[:, w : w + T].addcmul_(dy, weight[:, w].to(dtype))
-        d_weight[:, w] = (dy * padded[:, w : w + T]).sum((0, 1))
+        d_padded[:, w : w + T].addcmul_(dy, rows[w])
+        torch.sum(dy * padded[:, w : w + T], (0, 1), out=d_rows[w])
     d_bias = x.new_empty(0) if bias is None else dy.sum((0, 1)).to(bias.dtype)
     dx = d_padded[:, W - 1 :].to(x.dtype, copy=True, memory_format=torch.contiguous_format)
     d_initial = d_padded[:, : W - 1].mT.clone(memory_format=torch.contiguous_format)
-    return dx, d_weight.to(weight.dtype), d_bias, d_initial
+    d_weight = d_rows.mT.to(weight.dtype, memory_format=torch.contiguous_format)
+    return dx, d_weight, d_bias, d_initial
 
 
 @causal_conv_chunked.register_fake

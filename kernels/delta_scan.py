@@ -112,7 +112,7 @@ def delta_scan(
     factor = q.shape[-1] ** -0.5 if scale is None else scale
 
     q, k = (x.repeat_interleave(heads, 2) for x in (q, k))
-    beta, g = beta[..., None], decay_per_step(log_decay, v)
+    beta, g = beta[..., None], decay_per_step(log_decay, v).expand(-1, v.shape[1], -1, -1)
     if bounds is None:
         return operator(q, k, v, beta, g, factor, initial_state)
 

@@ -171,12 +171,11 @@ class Arguments:
 
 
 def decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
-    """Every kind of decay as (B or 1, T, H, K or 1): the PyTorch forms know no kinds."""
-    _, T, H, _ = v.shape
+    """Every kind of decay as (B or 1, T or 1, H, K or 1): the PyTorch forms know no kinds."""
     if log_decay is None:
-        return v.new_zeros(1, T, H, 1, dtype=accumulation_dtype(v))
+        return v.new_zeros(1, 1, v.shape[2], 1, dtype=accumulation_dtype(v))
     if log_decay.dim() == 1:
-        return log_decay[:, None].expand(1, T, H, 1)
+        return log_decay[None, None, :, None]
     return log_decay if log_decay.dim() == 4 else log_decay[..., None]
 
 

@@ -30,8 +30,9 @@ def scan_reference(
     """The two lines above, one step at a time, by ordinary autograd: the specification."""
     dtype = accumulation_dtype(v)
     state = state_or_zeros(initial_state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
+    q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
     outputs = []
-    steps = (x.to(dtype).unbind(1) for x in (q, k, v, log_decay))
+    steps = (x.to(dtype).expand(-1, v.shape[1], -1, -1).unbind(1) for x in (q, k, v, log_decay))
     for q_t, k_t, v_t, g_t in zip(*steps, strict=True):
         state = g_t.exp()[..., None] * state + k_t[..., :, None] * v_t[..., None, :]
         outputs.append(scale * (q_t[..., :, None] * state).sum(-2))
@@ -83,7 +84,7 @@ def scan(
     arguments.tensor("q", q, "B T G K")
     arguments.tensor("k", k, "B T G K")
     arguments.tensor("v", v, "B T H V")
-    heads = arguments.heads_per_group()
+    arguments.heads_per_group()
     arguments.decay(log_decay, "H", "B T H", "B T H K")
     bounds = arguments.packing(cu_seqlens)
     if initial_state is not None:
@@ -101,9 +102,10 @@ def scan(
 
     operator = scan_reference if chosen == "reference" else scan_chunked
     g = decay_per_step(log_decay, v)
-    q, k = (x.repeat_interleave(heads, 2) for x in (q, k))
     if bounds is None:
         return operator(q, k, v, g, factor, initial_state)
+
+    g = g.expand(-1, v.shape[1], -1, -1)
 
     def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
         return operator(q[:, span], k[:, span], v[:, span], g[:, span], factor, state)

@@ -6,15 +6,26 @@ P_ij = exp(g_{j+1} + ... + g_i) for i >= j and 0 otherwise, a chunk that starts 
     o_i = scale * (sum_j (q_i . P_ij k_j) v_j + S^T (read_i * q_i))    read_i = exp(g_1 + ... + g_i)
     S'  = Diag(read_C) S + sum_j (write_j * k_j) v_j^T         write_j = exp(g_{j+1} + ... + g_C)
 
-Every exponent is formed as a sum of log-decays, never as a difference of two cumulative sums. So no
-factor exceeds 1, no digit is lost to cancellation, and g = -inf (forget everything) is exact. The
-gradient of g_t is formed the same way: the sum of all that crosses step t, and nothing else.
+How P is formed, and its gradient, is chunk_decays.py's. A few chunks are taken at a time: memory
+beyond inputs and outputs does not grow with T, but for the states before the chunks in the backward
+pass, (T / C) K V numbers a head of the rows at hand.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunk_decays import (
+    Decays,
+    _decays,
+    _products,
+    _products_backward,
+    _spans,
+    _spans_backward,
+    _sum_to,
+)
 from .interface import (
     NAMESPACE,
     accumulation_dtype,
@@ -24,139 +35,144 @@ from .interface import (
 )
 
 CHUNK = 64  # steps; measured on CPU against 32 and 128
-
-Crossing = list[tuple[Tensor, Tensor]]
-Decays = tuple[Crossing, tuple[Tensor, Tensor]]
+TILE = 128  # chunks of one head taken at a time: (64, 64) matrices of float32 make 2 MiB
 
 
 def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T, H, X) -> (B, H, n, C, X); the padded steps are zero: they keep the state as it is."""
-    B, T, H, X = x.shape
+    T = x.shape[1]
     C = min(CHUNK, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
-    padded = F.pad(x.to(dtype), (0, 0, 0, 0, 0, -T % C))
-    return padded.view(B, -1, C, H, X).permute(0, 3, 1, 2, 4).contiguous()
+    padded = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
+    return padded.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).to(dtype).contiguous()
 
 
-def _steps(x: Tensor, T: int, dtype: torch.dtype) -> Tensor:
-    """(B, H, n, C, X) -> (B, T, H, X): undoes _chunks."""
-    return x.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :T].to(dtype).contiguous()
+def _store(x: Tensor, out: Tensor, factor: float = 1.0) -> None:
+    """Undoes _chunks: factor * x, (B, H, n, C, X), into out, (B, T, H, X)."""
+    n, T = x.shape[2], out.shape[1]
+    steps = out.unflatten(1, (n, T // n)).permute(0, 3, 1, 2, 4)
+    torch.mul(x[..., : T // n, :], factor, out=steps)
 
 
-def _halves(x: Tensor, h: int) -> tuple[Tensor, Tensor]:
-    """Views of the lower and the upper h steps of every 2h: (..., C, X) -> (..., C / 2h, h, X)."""
-    pairs = x.unflatten(-2, (-1, 2, h))
-    return pairs[..., 0, :, :], pairs[..., 1, :, :]
+def _tiles(B: int, T: int, H: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Rows of the batch and their steps in order: whole chunks, then a rest."""
+    chunks = max(1, TILE // H)  # of all heads
+    rows = min(B, max(1, chunks // -(-T // CHUNK)))
+    span, whole = CHUNK * max(1, chunks // rows), T - T % CHUNK
+    steps = [slice(t, min(t + span, whole)) for t in range(0, whole, span)]
+    steps += [slice(whole, T)] if whole < T else []
+    return ((slice(row, row + rows), steps) for row in range(0, B, rows))
 
 
-def _crossing(A: Tensor, h: int) -> Tensor:
-    """View of A (..., C, C) where upper halves read from lower ones: (..., C / 2h, h, h)."""
-    tiles = A.unflatten(-1, (-1, 2 * h)).unflatten(-3, (-1, 2 * h))
-    return tiles.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)[..., h:, :h]
+def _of_tile(x: Tensor, rows: slice, steps: slice) -> Tensor:
+    """The tile's part of (B or 1, T or 1, H, X); what is the same in all chunks comes as one."""
+    x = x if x.shape[0] == 1 else x[rows]
+    if x.shape[1] > 1:
+        return x[:, steps]
+    return x.expand(-1, min(CHUNK, steps.stop - steps.start), -1, -1)
 
 
-def _levels(C: int) -> list[int]:
-    return [1 << level for level in range(C.bit_length() - 1)]  # h = 1, 2, 4, ..., C / 2
+def _add(dg: Tensor, out: Tensor, rows: slice, steps: slice) -> None:
+    """Add the gradient of what _of_tile gave, as chunks, to that of the whole."""
+    out = out if out.shape[0] == 1 else out[rows]
+    out = out if out.shape[1] == 1 else out[:, steps]
+    C = min(CHUNK, steps.stop - steps.start)  # without the padded steps
+    out += dg[..., :C, :].permute(0, 2, 3, 1, 4).flatten(1, 2).sum_to_size(out.shape)
 
 
-def _decays(g: Tensor) -> Decays:
-    """Decays across the middle of every 2h steps, h = 1, 2, ..., C / 2; then (read, write).
-
-    Blocks of h steps know, for each of their steps, the sum of g since their start and until their
-    end; two blocks become one by adding the neighbour's total. The upper one's readers and the
-    lower one's writers meet at their common border: this is all that crosses it.
-    """
-    since, until = g.clone(), torch.zeros_like(g)
-    crossing = []
-    for h in _levels(g.shape[-2]):
-        (low_since, up_since), (low_until, _) = _halves(since, h), _halves(until, h)
-        crossing.append((up_since.exp(), low_until.exp()))
-        low_total, up_total = low_since[..., -1:, :].clone(), up_since[..., -1:, :].clone()
-        up_since += low_total
-        low_until += up_total
-    return crossing, (since.exp(), until.exp())
+def _weights(g: Tensor) -> Tensor | Decays:
+    return _spans(g) if g.shape[-1] == 1 else _decays(g)
 
 
-def _products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
-    """A_ij = q_i . P_ij k_j for decays as wide as q: (..., C, C), zero above the diagonal.
-
-    Halving makes matmuls of it: P_ij splits at the border between the halves that i and j are in.
-    """
-    A = q.new_zeros(*q.shape[:-1], q.shape[-2])
-    A.diagonal(dim1=-2, dim2=-1).copy_((q * k).sum(-1))
-    for h, (up, low) in zip(_levels(q.shape[-2]), crossing, strict=True):
-        (_, q_up), (k_low, _) = _halves(q, h), _halves(k, h)
-        _crossing(A, h).copy_((q_up * up) @ (k_low * low).mT)
-    return A
+def _ends(weights: Tensor | Decays) -> tuple[Tensor, Tensor]:
+    """(read, write), (..., C, w)."""
+    if isinstance(weights, Tensor):
+        return weights[..., :1, :].mT, weights[..., 1:, -1:]
+    return weights[1]
 
 
-def _products_backward(
-    q: Tensor, k: Tensor, crossing: Crossing, dA: Tensor, d_since: Tensor, d_until: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to q, k and g. What dA holds above the diagonal is not read.
-
-    d_since and d_until, overwritten, are the gradients of the chunk's own two sums in _decays.
-    """
-    diagonal = dA.diagonal(dim1=-2, dim2=-1)[..., None]
-    dq, dk = diagonal * k, diagonal * q
-    exponents = []
-    for h, (up, low) in zip(_levels(q.shape[-2]), crossing, strict=True):
-        (_, q_up), (k_low, _) = _halves(q, h), _halves(k, h)
-        (_, dq_up), (dk_low, _) = _halves(dq, h), _halves(dk, h)
-        block = _crossing(dA, h)
-        d_readers, d_writers = up * (block @ (k_low * low)), low * (block.mT @ (q_up * up))
-        dq_up += d_readers
-        dk_low += d_writers
-        exponents.append((h, q_up * d_readers, k_low * d_writers))
-    for h, d_up, d_low in reversed(exponents):  # _decays backwards: a block becomes two
-        (low_since, up_since), (low_until, _) = _halves(d_since, h), _halves(d_until, h)
-        low_total, up_total = up_since.sum(-2), low_until.sum(-2)
-        low_since[..., -1, :] += low_total
-        up_since[..., -1, :] += up_total
-        up_since += d_up
-        low_until += d_low
-    return dq, dk, d_since
+def _repeated(x: Tensor, like: Tensor) -> Tensor:
+    return x.expand_as(like).contiguous()
 
 
-def _scores(q: Tensor, k: Tensor, decays: Decays) -> Tensor:
-    """The decayed products q_i . P_ij k_j of every chunk, (B, H, n, C, C)."""
-    crossing, (read, _) = decays
-    if read.shape == q.shape:
-        return _products(q, k, crossing)
-    one = torch.ones_like(read)  # one decay per head leaves the product: (q_i . k_j) P_ij
-    return (q @ k.mT) * _products(one, one, crossing)
+def _scores(q: Tensor, k: Tensor, weights: Tensor | Decays) -> Tensor:
+    """The decayed products q_i . P_ij k_j of every chunk, (..., C, C)."""
+    if isinstance(weights, Tensor):
+        P = weights[..., 1:, :]
+        products = _rows_by_rows(k, q)
+        return (products.mul_(P) if q.shape[2] == P.shape[2] else products * P).mT
+    crossing, (read, _) = weights
+    return _products(_repeated(q, read), _repeated(k, read), crossing)
 
 
-def _scores_backward(
-    q: Tensor, k: Tensor, decays: Decays, dA: Tensor, d_since: Tensor, d_until: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scores again, and the gradients to q, k and g; the rest is as in _products_backward."""
-    crossing, (read, _) = decays
-    if read.shape == q.shape:
-        A = _products(q, k, crossing)
-        return A, *_products_backward(q, k, crossing, dA, d_since, d_until)
-    one = torch.ones_like(read)
-    qk, P = q @ k.mT, _products(one, one, crossing)
-    dP = (dA * qk).sum_to_size(*read.shape[:-1], read.shape[-2])
-    dg = _products_backward(one, one, crossing, dP, d_since, d_until)[2]
-    d_qk = dA * P
-    return qk * P, d_qk @ k, d_qk.mT @ q, dg
+def _rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Products a @ b.mT; on CPU the copy costs less than it saves."""
+    return a @ b.mT.contiguous()
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """In place, out <- out + a @ b."""
+    out.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3))
+    return out
 
 
 def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     return state_or_zeros(state, v, v.shape[0], v.shape[2], k.shape[3], v.shape[3])
 
 
-def _carry(state: Tensor, decay: Tensor, added: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The states before each chunk, and the last: a chunk does state <- decay * state + added."""
+def _carry(state: Tensor, decay: Tensor, added: Tensor, order: int = 1) -> tuple[Tensor, Tensor]:
+    """The states each chunk meets, and the last: a chunk does state <- decay * state + added."""
     met = []
-    for a, b in zip(decay.unbind(2), added.unbind(2), strict=True):
+    decays = decay.expand(*added.shape[:-2], *decay.shape[-2:])
+    for a, b in list(zip(decays.unbind(-3), added.unbind(-3), strict=True))[::order]:
         met.append(state)
         state = torch.addcmul(b, a, state)
-    return met, state
+    return torch.stack(met[::order], -3), state
+
+
+def _grouped(x: Tensor, rows: slice, steps: slice, G: int, dtype: torch.dtype) -> Tensor:
+    """A tile's chunks, (b, G, heads of the group, n, C, X)."""
+    return _chunks(_of_tile(x, rows, steps), dtype).unflatten(1, (G, -1))
+
+
+def _tile_backward(
+    q: Tensor,
+    tile: tuple[Tensor, Tensor, Tensor | Decays],
+    do: Tensor,
+    S: Tensor,
+    d_state: Tensor,
+    decay_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Gradients to q, k, v, g and the state before the tile, from that to the state behind it.
+
+    S, the states before each chunk, and their gradients are transposed, (.., V, K).
+    """
+    k, v, weights = tile
+    read, write = _ends(weights)
+    keep = read[..., -1:, :]
+    dS, d_state = _carry(d_state, keep, do.mT @ (read * q), -1)
+    dq, dk = (do @ S).mul_(read), (v @ dS).mul_(write)  # through the states
+    exponents = ()
+    if decay_gradient:
+        exponents = q * dq, k * dk
+        exponents[0][..., -1:, :] += keep * (S * dS).sum(-2, keepdim=True)  # what passes all of it
+    A = _scores(q, k, weights)
+    dv = _add_product((write * k) @ dS.mT, A.mT, do)
+    if isinstance(weights, Tensor):
+        dA = _rows_by_rows(v, do)  # transposed
+        dg = _spans_backward(dA * A.mT, *exponents, weights.shape) if exponents else None
+        d_products = _sum_to(dA.mul_(weights[..., 1:, :]), (*q.shape[:-1], q.shape[-2]))
+        dq = _add_product(_sum_to(dq, q.shape), d_products.mT, k)
+        return dq, _add_product(_sum_to(dk, k.shape), d_products, q), dv, dg, d_state
+    crossing, (read, _) = weights
+    Q, K, dA = _repeated(q, read), _repeated(k, read), _rows_by_rows(do, v)
+    within_q, within_k, dg = _products_backward(Q, K, crossing, dA, *exponents)
+    dq, dk = _sum_to(dq.add_(within_q), q.shape), _sum_to(dk.add_(within_k), k.shape)
+    return dq, dk, dv, dg, d_state
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor):
     q_t, k_t, v_t, g_t = (x[:, 0].to(state.dtype) for x in (q, k, v, log_decay))
+    q_t, k_t = (x.repeat_interleave(v.shape[2] // x.shape[1], 1) for x in (q_t, k_t))
     state = torch.addcmul(k_t[..., None] * v_t[..., None, :], g_t.exp()[..., None], state)
     return (scale * (q_t[..., None, :] @ state)).mT[..., 0][:, None].to(v.dtype), state
 
@@ -165,18 +181,25 @@ def _step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, stat
 def scan_chunked(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The chunked form; log_decay (B or 1, T, H, K or 1)."""
+    """The chunked form; q and k (B, T, G, K), log_decay (B or 1, T or 1, H, K or 1)."""
     with without_autocast(v):
-        T, dtype = v.shape[1], accumulation_dtype(v)
+        (B, T, H, _), G, dtype = v.shape, q.shape[2], accumulation_dtype(v)
+        states = _start(k, v, initial_state)
         if T == 1:  # a decoding step has nothing to gather into matmuls
-            return _step(q, k, v, log_decay, scale, _start(k, v, initial_state))
-        Q, K, V, g = (_chunks(x, dtype) for x in (q, k, v, log_decay))
-        decays = _decays(g)
-        _, (read, write) = decays  # (B, H, n, C, w)
-        keep = read[..., -1:, :].mT  # (B, H, n, w, 1)
-        starts, state = _carry(_start(k, v, initial_state), keep, (write * K).mT @ V)
-        o = _scores(Q, K, decays) @ V + (read * Q) @ torch.stack(starts, 2)
-        return _steps(scale * o, T, v.dtype), state
+            return _step(q, k, v, log_decay, scale, states)
+        o, finals = v.new_empty(v.shape), torch.empty_like(states)
+        for rows, segments in _tiles(B, T, H):
+            state = states[rows].unflatten(1, (G, -1))
+            for steps in segments:
+                Q, K, V, g = (_grouped(x, rows, steps, G, dtype) for x in (q, k, v, log_decay))
+                weights = _weights(g)
+                read, write = _ends(weights)  # (b or 1, G, H / G, n or 1, C, w)
+                keep = read[..., -1:, :].mT
+                starts, state = _carry(state, keep, (write * K).mT @ V)
+                out = _add_product((read * Q) @ starts, _scores(Q, K, weights), V)
+                _store(out.flatten(1, 2), o[rows, steps], scale)
+            finals[rows] = state.flatten(1, 2)
+        return o, finals
 
 
 @torch.library.custom_op(f"{NAMESPACE}::scan_chunked_backward", mutates_args=())
@@ -189,29 +212,42 @@ def _scan_backward(
     log_decay: Tensor,
     scale: float,
     initial_state: Tensor | None,
+    decay_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed."""
+    """Gradients to q, k, v, log_decay and the initial state; the chunks' states are recomputed.
+
+    That to log_decay is zero where it is neither wanted nor falls out on the way.
+    """
     with without_autocast(v):
-        dtype = accumulation_dtype(v)
-        Q, K, V, g, dO = (_chunks(x, dtype) for x in (q, k, v, log_decay, do))
-        dO = scale * dO
-        decays = _decays(g)
-        _, (read, write) = decays
-        keep = read[..., -1:, :].mT
-        starts, _ = _carry(_start(k, v, initial_state), keep, (write * K).mT @ V)
-        ends, d_initial = _carry(dstate.to(dtype), keep.flip(2), ((read * Q).mT @ dO).flip(2))
-        S, dS = torch.stack(starts, 2), torch.stack(ends[::-1], 2)  # (B, H, n, K, V)
+        (B, T, H, _), G, dtype = v.shape, q.shape[2], accumulation_dtype(v)
+        states, d_initial = _start(k, v, initial_state), dstate.to(dtype, copy=True)
+        dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+        wanted = decay_gradient or log_decay.shape[3] > 1
+        dlog_decay = torch.zeros_like(log_decay, dtype=dtype, memory_format=torch.contiguous_format)
+        for rows, segments in _tiles(B, T, H):
 
-        dQ_read, dK_write = read * (dO @ S.mT), write * (V @ dS.mT)
-        d_since, d_until = (Q * dQ_read).sum_to_size(g.shape), (K * dK_write).sum_to_size(g.shape)
-        kept = (keep * S * dS).sum(-1)[..., None, :]  # what passes through the whole chunk
-        d_since[..., -1:, :] += kept.sum_to_size(d_since[..., -1:, :].shape)
-        A, dQ, dK, dg = _scores_backward(Q, K, decays, dO @ V.mT, d_since, d_until)
-        dV = A.mT @ dO + (write * K) @ dS
+            def load(steps: slice, rows: slice = rows) -> tuple[Tensor, Tensor, Tensor | Decays]:
+                K, V, g = (_grouped(x, rows, steps, G, dtype) for x in (k, v, log_decay))
+                return K, V, _weights(g)
 
-        grads = ((dQ + dQ_read, q), (dK + dK_write, k), (dV, v), (dg, log_decay))
-        dq, dk, dv, dlog_decay = (_steps(dx, x.shape[1], x.dtype) for dx, x in grads)
-        return dq, dk, dv, dlog_decay, d_initial
+            state, met, last = states[rows].unflatten(1, (G, -1)).mT, [], None
+            for steps in segments:
+                K, V, weights = last = load(steps)
+                read, write = _ends(weights)
+                starts, state = _carry(state, read[..., -1:, :], V.mT @ (write * K))
+                met.append(starts)  # transposed, (.., V, K)
+            d_state = d_initial[rows].unflatten(1, (G, -1)).mT
+            for steps, S in zip(reversed(segments), reversed(met), strict=True):
+                tile, last = last or load(steps), None  # the last one is still there
+                Q, dO = (_grouped(x, rows, steps, G, dtype) for x in (q, do))
+                *grads, dg, d_state = _tile_backward(scale * Q, tile, dO, S, d_state, wanted)
+                outs = ((dq, scale), (dk, 1.0), (dv, 1.0))
+                for dx, (out, factor) in zip(grads, outs, strict=True):
+                    _store(dx.flatten(1, 2), out[rows, steps], factor)
+                if dg is not None:
+                    _add(dg.flatten(1, 2), dlog_decay, rows, steps)
+            d_initial[rows] = d_state.mT.flatten(1, 2)
+        return dq, dk, dv, dlog_decay.to(log_decay.dtype), d_initial
 
 
 @scan_chunked.register_fake
@@ -222,7 +258,7 @@ def _(q, k, v, log_decay, scale, initial_state):
 
 
 @_scan_backward.register_fake
-def _(do, dstate, q, k, v, log_decay, scale, initial_state):
+def _(do, dstate, q, k, v, log_decay, scale, initial_state, decay_gradient):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, log_decay, dstate))
 
 
@@ -233,7 +269,10 @@ def _save(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, do: Tensor, dstate: Tensor):
     q, k, v, log_decay, initial_state = ctx.saved_tensors
-    *grads, d_initial = _scan_backward(do, dstate, q, k, v, log_decay, ctx.scale, initial_state)
+    wanted = ctx.needs_input_grad[3]
+    *grads, d_initial = _scan_backward(
+        do, dstate, q, k, v, log_decay, ctx.scale, initial_state, wanted
+    )
     return *grads, None, None if initial_state is None else d_initial.to(initial_state.dtype)
 
 
@@ -242,13 +281,13 @@ scan_chunked.register_autograd(_differentiate, setup_context=_save)
 
 def _forward_flops(q, k, v, *_, **__) -> int:
     """2 C (K + V) + 4 K V per step and head: four matmuls, masks not halved, C = min(64, T)."""
-    (B, T, H, K), V = q, v[-1]
+    (B, T, H, V), K = v, q[-1]
     return B * T * H * (2 * min(CHUNK, T) * (K + V) + 4 * K * V)
 
 
 def _backward_flops(do, dstate, q, k, v, *_, **__) -> int:
     """C (6 K + 4 V) + 10 K V per step and head: the ten matmuls; 2.5 times forward if K = V."""
-    (B, T, H, K), V = q, v[-1]
+    (B, T, H, V), K = v, q[-1]
     return B * T * H * (min(CHUNK, T) * (6 * K + 4 * V) + 10 * K * V)
 
 
