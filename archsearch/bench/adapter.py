@@ -37,11 +37,6 @@ class Adapter:
     compare: Callable[[Tensor], Tensor] = _same
     refuse: Callable[[Tensors], str | None] = lambda inputs: None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is compared with the operator's own truth, and as it comes."""
-        return self.truth is None and self.compare is _same
-
     def output(self, inputs: Tensors) -> Tensor:
         """The whole way, differentiable: what is compared with the truth."""
         return self.compare(self.restore(self.call(self.arrange(inputs))))

@@ -4,6 +4,7 @@ A peer gets its arguments in its own layout, made outside the timed region, and 
 that is not installed is named with the command that installs it; none is dropped in silence.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +48,8 @@ PEERS = [
     Peer("torch causal SDPA", peers_torch.attention),
     Peer("torch F.conv1d", peers_torch.conv1d),
     Peer("torch F.conv1d, (B, T, D)", peers_torch.conv1d_transposed),
+    Peer("fla naive loop", peers_torch.fla_naive_loop, "fla-core", "flash-linear-attention"),
+    Peer("fla naive chunk", peers_torch.fla_naive_chunk, "fla-core", "flash-linear-attention"),
     Peer("mambapy pscan", peers_torch.mambapy, "mambapy", "mambapy"),
     Peer("transformers slow", peers_torch.transformers, "transformers", "transformers"),
     *(
@@ -80,7 +83,8 @@ def find(peer: Peer, device: str) -> Entrant:
     if peer.version() is None and peer.install:
         return Entrant(peer, {}, f"not installed: pip install {peer.install}")
     try:
-        return Entrant(peer, peer.load(), "ready")
+        with warnings.catch_warnings(action="ignore"):  # about platforms and versions, not for us
+            return Entrant(peer, peer.load(), "ready")
     except Exception as error:  # a broken installation raises anything at all
         return Entrant(peer, {}, f"cannot be imported: {one_line(error)}")
 

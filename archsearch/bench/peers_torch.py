@@ -1,7 +1,9 @@
 """Peers in plain PyTorch: on a CPU, and on a GPU as well."""
 
+from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from archsearch.bench.adapter import Adapter
 from archsearch.bench.cases import OPERATORS, Operator, Tensors, retention_decays
 
+MOST_KEPT = 16 << 30  # bytes
+LONGEST = 2048  # steps
 SCANS = ("scan.none", "scan.fixed", "scan.scalar", "scan.vector")
 
 
@@ -25,7 +29,20 @@ def ours() -> dict[str, Adapter]:
 
 def loop() -> dict[str, Adapter]:
     """The textbook: our references, one step at a time in Python under ordinary autograd."""
-    return {name: _by_backend(operator, "reference") for name, operator in OPERATORS.items()}
+    return {
+        name: Adapter(_by_backend(operator, "reference").call, refuse=_too_many_states(operator))
+        for name, operator in OPERATORS.items()
+    }
+
+
+def _too_many_states(operator: Operator) -> Callable[[Tensors], str | None]:
+    def refuse(inputs: Tensors) -> str | None:
+        meta = {name: x.to("meta") for name, x in inputs.items()}
+        T = next(iter(inputs.values())).shape[1]
+        kept = T * operator.call(meta, "auto", None)[1].nbytes
+        return f"autograd keeps {kept >> 30} GiB of states" if kept > MOST_KEPT else None
+
+    return refuse
 
 
 def scalar_decay() -> dict[str, Adapter]:
@@ -92,6 +109,51 @@ def conv1d_transposed() -> dict[str, Adapter]:
         return Adapter(lambda t: adapter.call(adapter.arrange(t)).mT.contiguous())
 
     return {name: transposed(adapter) for name, adapter in conv1d().items()}
+
+
+def fla_naive_loop() -> dict[str, Adapter]:
+    """The loops over time that flash-linear-attention tests against: as usually written.
+
+    They index their inputs and write into their output at every step, and autograd pays for both.
+    """
+
+    def naive(operator: str, function: str, *names: str) -> Adapter:
+        loop = getattr(import_module(f"fla.ops.{operator}.naive"), f"naive_recurrent_{function}")
+        return Adapter(lambda t: loop(*(t[name] for name in names))[0], refuse=refuse)
+
+    def refuse(t: Tensors) -> str | None:
+        quadratic = "its gradient takes time quadratic in T"
+        return f"{quadratic}; left out above {LONGEST}" if t["q"].shape[1] > LONGEST else None
+
+    qkv = ("q", "k", "v")
+    return {
+        "scan.none": naive("linear_attn", "linear_attn", *qkv),
+        "scan.scalar": naive("simple_gla", "simple_gla", *qkv, "log_decay"),
+        "scan.vector": naive("gla", "gla", *qkv, "log_decay"),
+        "delta_scan": naive("gated_delta_rule", "gated_delta_rule", *qkv, "beta", "log_decay"),
+    }
+
+
+def fla_naive_chunk() -> dict[str, Adapter]:
+    """flash-linear-attention's chunked forms in plain PyTorch."""
+    linear: Any = import_module("fla.ops.linear_attn.naive").naive_chunk_linear_attn
+    simple: Any = import_module("fla.ops.simple_gla.naive").naive_chunk_simple_gla
+    delta: Any = import_module("fla.ops.gated_delta_rule.naive").naive_chunk_gated_delta_rule
+
+    def none(t: Tensors) -> Tensor:
+        return linear(t["q"], t["k"], t["v"])
+
+    def scalar(t: Tensors) -> Tensor:
+        return simple(t["q"], t["k"], t["v"], t["log_decay"])[0]
+
+    def gated_delta(t: Tensors) -> Tensor:
+        return delta(t["q"], t["k"], t["v"], t["log_decay"], t["beta"])[0]
+
+    return {
+        "scan.none": Adapter(none),
+        "scan.scalar": Adapter(scalar),
+        "delta_scan": Adapter(gated_delta),
+    }
 
 
 def mambapy() -> dict[str, Adapter]:

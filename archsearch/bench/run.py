@@ -137,7 +137,7 @@ class Judge:
         self.operator, self.inputs, self.dtype = operator, inputs, dtype
         self.tolerance = checks.tolerance(dtype, next(iter(inputs.values())).device)
         self.exact = checks.doubled(inputs)
-        self.truth = checks.evaluate(operator.reference, self.exact, dtype)
+        self.truths: dict[tuple[object, object], Tensors] = {}
 
     def __call__(self, name: str, adapter: Adapter) -> Row:
         same_work = adapter.truth is None
@@ -153,10 +153,12 @@ class Judge:
         return Row(name, f"wrong: error {error:.1e} in the {where}", error, where)
 
     def _truth_for(self, adapter: Adapter) -> Tensors:
-        if adapter.is_plain:
-            return self.truth
-        truth = adapter.truth or self.operator.reference
-        return checks.evaluate(lambda t: adapter.compare(truth(t)), self.exact, self.dtype)
+        truth, compare = adapter.truth or self.operator.reference, adapter.compare
+        if (truth, compare) not in self.truths:
+            self.truths[truth, compare] = checks.evaluate(
+                lambda t: compare(truth(t)), self.exact, self.dtype
+            )
+        return self.truths[truth, compare]
 
 
 def _calls(adapter: Adapter, inputs: Tensors) -> dict[str, timing.Call]:
@@ -212,6 +214,9 @@ def _device(name: str | None) -> torch.device:
     device = torch.device(name)
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name}: shapes and clocks are there for cpu and cuda")
+    if device.type == "cuda":  # events and graphs are the current device's
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
     return device
 
 

@@ -52,7 +52,6 @@ def side_by_side(
     """
     names = list(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    gc.collect()
     gc.disable()  # a collection would be charged to whoever is on
     try:
         for turn in range(rounds + 1):
