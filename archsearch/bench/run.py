@@ -110,9 +110,9 @@ class Runner:
         }
         judge = Judge(operator, inputs, self.dtype)
         rows = [judge(name, adapter) for name, adapter in adapters.items()]
-        ready = {row.name: row for row in rows if row.status == TIMED}
-        del judge
-        calls = {name: _calls(adapters[name], inputs) for name in ready}
+        del judge  # and with it what float64 takes
+        calls = dict(_callable(rows, adapters, inputs))
+        ready = {row.name: row for row in rows if row.name in calls}
         for mode in (FORWARD, TRAINING):
             of_mode = {name: both[mode] for name, both in calls.items()}
             self._measure(mode, of_mode, ready)
@@ -140,16 +140,19 @@ class Judge:
         self.truths: dict[tuple[object, object], Tensors] = {}
 
     def __call__(self, name: str, adapter: Adapter) -> Row:
-        same_work = adapter.truth is None
+        try:
+            want = self._truth_for(adapter)
+        except Exception as problem:  # it does not fit the memory, say
+            return Row(name, f"unchecked: there is no float64 truth: {one_line(problem)}")
         try:
             if reason := adapter.refuse(self.inputs):
                 return Row(name, f"cannot: {reason}")
             got = checks.evaluate(adapter.output, self.inputs, self.dtype)
-            error, where = checks.largest_error(got, self._truth_for(adapter))
+            error, where = checks.largest_error(got, want)
         except Exception as problem:  # a peer may raise anything at all; it is reported
             return Row(name, f"failed: {one_line(problem)}")
         if error <= self.tolerance:
-            return Row(name, TIMED, error, where, same_work=same_work)
+            return Row(name, TIMED, error, where, same_work=adapter.truth is None)
         return Row(name, f"wrong: error {error:.1e} in the {where}", error, where)
 
     def _truth_for(self, adapter: Adapter) -> Tensors:
@@ -159,6 +162,18 @@ class Judge:
                 lambda t: compare(truth(t)), self.exact, self.dtype
             )
         return self.truths[truth, compare]
+
+
+def _callable(
+    rows: list[Row], adapters: dict[str, Adapter], inputs: Tensors
+) -> Iterator[tuple[str, dict[str, timing.Call]]]:
+    """The calls of those who passed the check."""
+    for row in rows:
+        if row.status == TIMED:
+            try:
+                yield row.name, _calls(adapters[row.name], inputs)
+            except Exception as error:
+                row.status = f"failed: {one_line(error)}"
 
 
 def _calls(adapter: Adapter, inputs: Tensors) -> dict[str, timing.Call]:
@@ -178,7 +193,7 @@ def _calls(adapter: Adapter, inputs: Tensors) -> dict[str, timing.Call]:
             return adapter.call(arguments)
 
     def training() -> Sequence[Tensor]:
-        return torch.autograd.grad(adapter.call(arguments), leaves, gradient)
+        return torch.autograd.grad(adapter.call(arguments), leaves, gradient, allow_unused=True)
 
     return {FORWARD: forward, TRAINING: training}
 

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ import torch
 from archsearch import cli
 from archsearch.bench import checks, run, table, timing
 from archsearch.bench.adapter import Adapter
-from archsearch.bench.cases import OPERATORS, costs
+from archsearch.bench.cases import OPERATORS, costs, retention_decays
 from archsearch.bench.claims import Claim, verdicts
 from archsearch.bench.peers import PEERS, Peer, find
-from archsearch.bench.record import TIMED
+from archsearch.bench.record import TIMED, Row
 from archsearch.bench.run import Runner, Settings
 from archsearch.bench.timing import Timing
 from archsearch.errors import UserError
@@ -135,6 +136,118 @@ def test_every_peer_is_ready_or_says_why_not() -> None:
     for peer in PEERS:
         status = find(peer, "cpu").status
         assert status == "ready" or status.startswith(("not installed: pip install ", "needs cuda"))
+
+
+def by_reference(name: str, **inputs):
+    return OPERATORS[name].call(inputs, "reference", None)
+
+
+def retention(q, k, v, scale=None, initial_state=None, output_final_state=False, cu_seqlens=None):
+    return by_reference("scan.fixed", q=q, k=k, v=v, log_decay=retention_decays(q.shape[2], CPU))
+
+
+def simple_gla(q, k, v, g=None, g_gamma=None, scale=None, initial_state=None, **_):
+    return by_reference("scan.none" if g is None else "scan.scalar", q=q, k=k, v=v, log_decay=g)
+
+
+def linear_attn(q, k, v, scale=None, initial_state=None, output_final_state=False, normalize=True):
+    assert not normalize  # by the sum of keys, unless told otherwise
+    return by_reference("scan.none", q=q, k=k, v=v)
+
+
+def gla(q, k, v, g, scale=None, initial_state=None, output_final_state=False):
+    return by_reference("scan.vector", q=q, k=k, v=v, log_decay=g)
+
+
+def gated_delta_rule(q, k, v, g, beta, scale=None, initial_state=None):
+    return by_reference("delta_scan", q=q, k=k, v=v, beta=beta, log_decay=g)
+
+
+def fla_conv(
+    x,
+    weight=None,
+    bias=None,
+    residual=None,
+    initial_state=None,
+    output_final_state=False,
+    activation=None,
+):
+    return by_reference(f"causal_conv.{activation or 'none'}", x=x, weight=weight, bias=bias)
+
+
+def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    steps = {"x": u.mT, "delta": delta.mT, "B": B.mT, "C": C.mT}
+    return by_reference("selective_scan", A=A, D=D, **steps)[0].mT
+
+
+def mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None):
+    return by_reference("ssd", x=x, dt=dt, A=A, B=B, C=C)[0]
+
+
+def causal_conv1d_fn(
+    x,
+    weight,
+    bias=None,
+    seq_idx=None,
+    initial_states=None,
+    return_final_states=False,
+    final_states_out=None,
+    activation=None,
+):
+    return by_reference(f"causal_conv.{activation or 'none'}", x=x.mT, weight=weight, bias=bias)[
+        0
+    ].mT
+
+
+STAND_INS = {  # with the parameters of fla-core 0.6.0, mamba-ssm 2.3 and causal-conv1d 1.7, in order
+    "fla.ops": {
+        "chunk_linear_attn": linear_attn, "chunk_retention": retention, "chunk_simple_gla": simple_gla,
+        "chunk_gla": gla, "chunk_gated_delta_rule": gated_delta_rule, "fused_chunk_retention": retention,
+    },
+    "fla.ops.simple_gla": {"fused_chunk_simple_gla": simple_gla},
+    "fla.modules.causal_conv1d": {"causal_conv1d": fla_conv},
+    "mamba_ssm.ops.selective_scan_interface": {"selective_scan_fn": selective_scan_fn},
+    "mamba_ssm.ops.triton.ssd_combined": {"mamba_chunk_scan_combined": mamba_chunk_scan_combined},
+    "causal_conv1d": {"causal_conv1d_fn": causal_conv1d_fn},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_peers_of_a_gpu_are_called_as_they_are_written(name: str, monkeypatch) -> None:
+    """Stand-ins with their signatures and layouts: whoever has a GPU meets no surprise here."""
+    for module, functions in STAND_INS.items():
+        for part in (
+            "fla",
+            "fla.ops",
+            "fla.modules",
+            "mamba_ssm",
+            "mamba_ssm.ops",
+            "mamba_ssm.ops.triton",
+        ):
+            if module.startswith(part) and module != part:
+                monkeypatch.setitem(sys.modules, part, sys.modules.get(part, ModuleType(part)))
+        stand_in = ModuleType(module)
+        vars(stand_in).update(functions)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    gpu_only = [replace(p, devices=("cpu",), install="") for p in PEERS if p.devices == ("cuda",)]
+    dtype = "bfloat16" if name == "delta_scan" else "float32"
+    _, result = bench(name, gpu_only, replace(QUICK, dtype=dtype))
+    assert {row.status for row in result.rows} == {TIMED}
+    family = name.partition(".")[0]
+    assert len(result.rows) - 1 == {"scan": 1 + (name != "scan.vector"), "causal_conv": 2}.get(
+        family, 1
+    )
+
+
+def test_no_graph_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def captured(call):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(timing, "captured", captured)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    row = Row("peer", TIMED)
+    assert run._graphs({"peer": lambda: None}, {"peer": row}) == {}
+    assert row.notes[0].startswith("no CUDA graph: RuntimeError: operation not permitted")
 
 
 def test_flops_and_bytes() -> None:
