@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 StudyPath = Annotated[Path, typer.Argument(help="A study's folder.", metavar="STUDY")]
 SpacePath = Annotated[Path, typer.Argument(help="A search space.", metavar="SPACE.yaml")]
 
@@ -109,6 +112,33 @@ def cost(
         trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)
     ).items():
         print(f"{name:<16}{value:>16,}")
+
+
+@bench.command()
+def kernels(
+    device: Annotated[str | None, typer.Option(help="A GPU if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32; bfloat16 on a GPU.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="On the CPU.")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="An operator; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="FILE.json; FILE.md beside it.")] = None,
+) -> None:
+    """Time every operator beside whatever peer is installed, values checked first."""
+    from archsearch.bench import table
+    from archsearch.bench.run import Runner, Settings
+    from archsearch.errors import UserError
+
+    if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UserError(f"--out {out}: must be a .json file in a folder that exists")
+    runner = Runner(Settings(device=device, dtype=dtype, threads=threads), only or ())
+    console = table.console()
+    for line in table.head(runner.bench):
+        console.print(line, highlight=False)
+    for result in runner.results():
+        table.show(console, runner.bench, result)
+        if out is not None:
+            table.write(runner.bench, out)  # after each: stopping early keeps what is there
+    for line in ["", *table.judged(runner.bench)]:
+        console.print(line, highlight=False)
 
 
 def fail(error: Any) -> NoReturn:

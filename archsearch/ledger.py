@@ -98,7 +98,7 @@ def environment(device: str) -> dict[str, Any]:
     packages = ("torch", "optuna", "pydantic", "networkx", "torchmetrics", "numpy")
     return {
         "archsearch": version("archsearch"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "machine": {
@@ -113,7 +113,7 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that runs, None for an installed package."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

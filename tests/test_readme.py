@@ -27,6 +27,7 @@ def test_commands_and_files_exist() -> None:
     from archsearch.cli import app
 
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    commands |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"^archsearch (\w+)", TEXT, re.M)) == commands
     targets = set(re.findall(r"^make (\w+)", TEXT, re.M))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
