@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -22,6 +22,7 @@ from archsearch.ledger import commit
 from archsearch.preflight import require_device
 from archsearch.reading import nearest
 
+LONGEST_GRAPH = 100  # milliseconds
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.TOLERANCE}
 
 
@@ -117,11 +118,11 @@ class Runner:
             of_mode = {name: both[mode] for name, both in calls.items()}
             self._measure(mode, of_mode, ready)
             if self.device.type == "cuda":
-                self._measure(f"{mode} graph", _graphs(of_mode, ready), ready)
+                self._measure(f"{mode} graph", _graphs(of_mode, mode, ready), ready)
         sizes = dict(zip(operator.letters, shape, strict=True))
         return Result(operator.name, sizes, costs(operator, inputs), rows)
 
-    def _measure(self, mode: str, calls: dict[str, timing.Call], rows: dict[str, Row]) -> None:
+    def _measure(self, mode: str, calls: Mapping[str, timing.Call], rows: dict[str, Row]) -> None:
         if not calls:
             return
         rounds, seconds = self.settings.rounds, self.settings.seconds
@@ -198,14 +199,20 @@ def _calls(adapter: Adapter, inputs: Tensors) -> dict[str, timing.Call]:
     return {FORWARD: forward, TRAINING: training}
 
 
-def _graphs(calls: dict[str, timing.Call], rows: dict[str, Row]) -> dict[str, timing.Call]:
+def _graphs(
+    calls: Mapping[str, timing.Call], mode: str, rows: dict[str, Row]
+) -> dict[str, timing.Call]:
+    """CUDA graphs of those that launching may hold up; a long loop would fill the memory."""
     graphs = {}
     for name, call in calls.items():
+        if rows[name].times[mode].median > LONGEST_GRAPH:
+            rows[name].notes.append(f"{mode}: too long to gain from a CUDA graph")
+            continue
         try:
             graphs[name] = timing.captured(call)
         except Exception as error:  # synchronising inside is legal, and then there is no graph
             torch.cuda.synchronize()
-            rows[name].notes.append(f"no CUDA graph: {one_line(error)}")
+            rows[name].notes.append(f"{mode}: no CUDA graph: {one_line(error)}")
     return graphs
 
 

@@ -245,9 +245,14 @@ def test_no_graph_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timing, "captured", captured)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    row = Row("peer", TIMED)
-    assert run._graphs({"peer": lambda: None}, {"peer": row}) == {}
-    assert row.notes[0].startswith("no CUDA graph: RuntimeError: operation not permitted")
+    rows = {
+        "short": Row("short", TIMED, times={"forward": Timing((1.0,))}),
+        "long": Row("long", TIMED, times={"forward": Timing((1000.0,))}),
+    }
+    calls = dict.fromkeys(rows, lambda: None)
+    assert run._graphs(calls, "forward", rows) == {}
+    assert rows["short"].notes[0].startswith("forward: no CUDA graph: RuntimeError: operation not")
+    assert rows["long"].notes == ["forward: too long to gain from a CUDA graph"]
 
 
 def test_flops_and_bytes() -> None:
@@ -322,8 +327,12 @@ def test_claims_are_judged_on_the_worst_case_and_the_best_peer(monkeypatch) -> N
         (False, [7]),
     ]
     met, missed = table.judged(found)
-    assert met.startswith("met: scan: at least 7 x python loop; reached 7.00 (scan.none B 2, T 16")
-    assert missed.startswith("NOT MET: scan.none from T = 1 on: at least 8 x python loop")
+    assert met.startswith(
+        "met: scan: python loop takes at least 7 x our time; reached 7.00 (scan.none B 2, T 16"
+    )
+    assert missed.startswith(
+        "NOT MET: scan.none from T = 1 on: python loop takes at least 8 x our time"
+    )
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -360,7 +369,7 @@ def test_the_command_prints_tables_and_writes_files(
         "causal_conv.silu  B 2, T 8, D 4, W 3",
         "torch F.conv1d",
         "floor",
-        "F.conv1d; reached",
+        "F.conv1d takes at least 1 x our time; reached",
     ):
         assert part in told and part in text
 
