@@ -99,7 +99,7 @@ def selective_scan(
     if bounds is None:
         return operator(x, delta, A, B, C, D, initial_state)[:2]
 
-    def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return operator(x[:, span], delta[:, span], A, B[:, span], C[:, span], D, state)[:2]
+    def run(x: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tensor | None):
+        return operator(x, delta, A, B, C, D, state)[:2]
 
-    return over_sequences(run, bounds, initial_state)
+    return over_sequences(run, (x, delta, B, C), bounds, initial_state)
