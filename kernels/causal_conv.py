@@ -8,13 +8,14 @@ what lies before the first step is the initial state, or zeros. It looks back on
 Source: the depthwise convolution of Gu and Dao 2023 (Mamba) and Poli et al. 2023 (Hyena).
 """
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .causal_conv_chunked import causal_conv_chunked
-from .interface import Arguments, Backend, accumulation_dtype, over_sequences
+from .interface import Arguments, Backend, accumulation_dtype
 
 Activation = Literal["silu"]
 
@@ -96,7 +97,21 @@ def causal_conv(
     if bounds is None:
         return operator(x, weight, bias, activation, initial_state)
 
-    def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return operator(x[:, span], weight, bias, activation, state)
+    # Packed sequences become one: each comes behind its own W - 1 past steps.
+    past = x.new_zeros(len(bounds) - 1, weight.shape[1] - 1, x.shape[2])
+    past = past if initial_state is None else initial_state.to(x.dtype).mT
+    number, width, _ = past.shape
+    whose = enumerate(pairwise(bounds))
+    rows = [(range(i * width, (i + 1) * width), range(a, b)) for i, (a, b) in whose]
+    order = [j for old, new in rows for j in (*old, *(number * width + t for t in new))]
+    ends = [b + (i + 1) * width for i, b in enumerate(bounds[1:])]
+    joined = torch.cat([past.flatten(0, 1), x[0]]).index_select(0, _index(order, x))
+    y, _ = operator(joined[None], weight, bias, activation, None)
+    steps = [t + (i + 1) * width for i, (_, new) in enumerate(rows) for t in new]
+    last = [end - width + w for end in ends for w in range(width)]
+    final = joined.index_select(0, _index(last, x)).unflatten(0, (number, width))
+    return y.index_select(1, _index(steps, x)), final.mT.contiguous()
 
-    return over_sequences(run, bounds, initial_state)
+
+def _index(rows: list[int], like: Tensor) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64, device=like.device)

@@ -11,22 +11,26 @@ from torch import Tensor
 from .interface import NAMESPACE, accumulation_dtype, register_flops
 
 
-def _with_past(x: Tensor, W: int, initial_state: Tensor | None) -> Tensor:
-    """The inputs and the W - 1 before them, (B, W - 1 + T, D)."""
-    if initial_state is None:
-        return F.pad(x, (0, 0, W - 1, 0))
-    return torch.cat([initial_state.to(x.dtype).mT, x], 1)
+def _rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(D, W) -> (W, D), the present step's first."""
+    return weight.to(dtype).mT.flip(0).contiguous()
 
 
-def _filter(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The sum before the activation, (B, T, D), in the dtype it is summed in."""
-    W, dtype = weight.shape[1], accumulation_dtype(padded)
-    padded, rows = padded.to(dtype), weight.to(dtype).mT.contiguous()
-    T = padded.shape[1] - W + 1
-    y = padded[:, :T] * rows[0]
-    for w in range(1, W):
-        y.addcmul_(padded[:, w : w + T], rows[w])
-    return y if bias is None else y.add_(bias.to(dtype))
+def _reads(T: int, W: int) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """What i steps back means, i < W: (steps of y, of x), and (steps of y, of the past)."""
+    inputs = [(slice(i, T), slice(0, max(T - i, 0))) for i in range(W)]
+    pasts = [(slice(0, min(i, T)), slice(W - 1 - i, W - 1 - i + min(i, T))) for i in range(W)]
+    return list(zip(range(W), inputs, pasts, strict=True))
+
+
+def _filter(x: Tensor, past: Tensor | None, rows: Tensor, bias: Tensor | None) -> Tensor:
+    """The sum before the activation, in the dtype it is summed in; all but bias have it."""
+    y = x * rows[0]
+    for i, (to, of), (early, of_past) in _reads(x.shape[1], len(rows))[1:]:
+        y[:, to].addcmul_(x[:, of], rows[i])
+        if past is not None:
+            y[:, early].addcmul_(past[:, of_past], rows[i])
+    return y if bias is None else y.add_(bias.to(y.dtype))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked", mutates_args=())
@@ -38,10 +42,15 @@ def causal_conv_chunked(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Y and the last W - 1 inputs."""
-    padded = _with_past(x, weight.shape[1], initial_state)
-    y = _filter(padded, weight, bias)
+    (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
+    past = None if initial_state is None else initial_state.to(dtype).mT
+    y = _filter(x.to(dtype), past, _rows(weight, dtype), bias)
     y = F.silu(y, inplace=True) if activation == "silu" else y
-    return y.to(x.dtype), padded[:, x.shape[1] :].mT.clone(memory_format=torch.contiguous_format)
+    last, kept = x.new_zeros(x.shape[0], x.shape[2], W - 1), min(T, W - 1)
+    last[:, :, W - 1 - kept :] = x[:, T - kept :].mT
+    if initial_state is not None:
+        last[:, :, : W - 1 - kept] = initial_state[:, :, kept:]
+    return y.to(x.dtype), last
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked_backward", mutates_args=())
@@ -55,23 +64,29 @@ def _causal_conv_backward(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to x, weight, bias (empty without one) and the initial state."""
-    (D, W), dtype = weight.shape, accumulation_dtype(x)
-    T = x.shape[1]
-    padded = _with_past(x, W, initial_state)
-    dy = dy.to(dtype)
+    (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
+    X, rows, dy = x.to(dtype), _rows(weight, dtype), dy.to(dtype)
+    past = None if initial_state is None else initial_state.to(dtype).mT
     if activation == "silu":
-        dy = torch.ops.aten.silu_backward(dy, _filter(padded, weight, bias))
-    d_padded = dy.new_zeros(padded.shape)
-    d_padded[:, T:] = dstate.mT
-    rows, d_rows = weight.to(dtype).mT.contiguous(), dy.new_empty(W, D)
-    for w in range(W):
-        d_padded[:, w : w + T].addcmul_(dy, rows[w])
-        torch.sum(dy * padded[:, w : w + T], (0, 1), out=d_rows[w])
+        dy = torch.ops.aten.silu_backward(dy, _filter(X, past, rows, bias))
+    dx, d_rows, d_past = (
+        dy * rows[0],
+        torch.zeros_like(rows),
+        dy.new_zeros(len(dy), W - 1, x.shape[2]),
+    )
+    for i, (to, of), (early, of_past) in _reads(T, W):
+        if i:
+            dx[:, of].addcmul_(dy[:, to], rows[i])
+        d_rows[i] = (dy[:, to] * X[:, of]).sum((0, 1))
+        if past is not None:
+            d_past[:, of_past].addcmul_(dy[:, early], rows[i])
+            d_rows[i] += (dy[:, early] * past[:, of_past]).sum((0, 1))
+    kept = min(T, W - 1)  # of the final state, what came with x; the rest was in the past
+    d_past[:, kept:] += dstate[:, :, : W - 1 - kept].mT
+    dx[:, T - kept :] += dstate[:, :, W - 1 - kept :].mT
+    d_weight = d_rows.flip(0).mT.to(weight.dtype, memory_format=torch.contiguous_format)
     d_bias = x.new_empty(0) if bias is None else dy.sum((0, 1)).to(bias.dtype)
-    dx = d_padded[:, W - 1 :].to(x.dtype, copy=True, memory_format=torch.contiguous_format)
-    d_initial = d_padded[:, : W - 1].mT.clone(memory_format=torch.contiguous_format)
-    d_weight = d_rows.mT.to(weight.dtype, memory_format=torch.contiguous_format)
-    return dx, d_weight, d_bias, d_initial
+    return dx.to(x.dtype), d_weight, d_bias, d_past.mT.contiguous()
 
 
 @causal_conv_chunked.register_fake

@@ -116,8 +116,8 @@ def delta_scan(
     if bounds is None:
         return operator(q, k, v, beta, g, factor, initial_state)
 
-    def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        q_s, k_s, v_s, beta_s, g_s = (x[:, span] for x in (q, k, v, beta, g))
-        return operator(q_s, k_s, v_s, beta_s, g_s, factor, state)
+    def run(*steps: Tensor | None) -> tuple[Tensor, Tensor]:
+        *tensors, state = steps
+        return operator(*tensors, factor, state)
 
-    return over_sequences(run, bounds, initial_state)
+    return over_sequences(run, (q, k, v, beta, g), bounds, initial_state)

@@ -5,7 +5,7 @@ what is allowed.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Literal, get_args
@@ -180,21 +180,42 @@ def decay_per_step(log_decay: Tensor | None, v: Tensor) -> Tensor:
 
 
 def over_sequences(
-    run: Callable[[slice, Tensor | None], tuple[Tensor, Tensor]],
+    run: Callable[..., tuple[Tensor, Tensor]],
+    tensors: Sequence[Tensor],
     bounds: list[int],
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Call run(steps, state) for one packed sequence after another."""
-    initial = [None] * (len(bounds) - 1) if initial_state is None else initial_state.split(1)
-    outputs: list[Tensor] = []
-    states: list[Tensor | None] = []
-    for (start, end), state in zip(pairwise(bounds), initial, strict=True):
-        if start == end:  # an empty sequence ends where it starts
-            states.append(state)
-            continue
-        output, final = run(slice(start, end), state)
-        outputs.append(output)
-        states.append(final)
-    like = next(state for state in states if state is not None)
-    finals = [torch.zeros_like(like) if state is None else state.to(like) for state in states]
-    return torch.cat(outputs, 1), torch.cat(finals)
+    """Call run(*tensors, state) on packed sequences, those of like length together as a batch.
+
+    They are padded with zeros to the longest of them, less than twice their length; a step of
+    zeros must leave the state as it is.
+    """
+    lengths = [end - start for start, end in pairwise(bounds)]
+    alike: dict[int, list[int]] = {}
+    for sequence, length in enumerate(lengths):
+        alike.setdefault(length.bit_length(), []).append(sequence)
+    empty, groups = alike.pop(0, []), list(alike.values())
+    device = tensors[0].device
+    outputs, finals, steps = [], [], []
+    for members in groups:
+        length = torch.tensor([lengths[i] for i in members])[:, None]
+        ahead = torch.arange(int(length.max()))
+        step, real = torch.tensor([bounds[i] for i in members])[:, None] + ahead, ahead < length
+        index, mask = (step * real).to(device), real.to(device)
+        state = None if initial_state is None else initial_state[members]
+        output, final = run(*(_padded(x[0], index, mask) for x in tensors), state)
+        outputs.append(output.flatten(0, 1).index_select(0, mask.flatten().nonzero()[:, 0]))
+        finals.append(final)
+        steps.append(step[real])
+    like = finals[0]
+    rest = like.new_zeros(len(empty), *like.shape[1:])  # an empty sequence ends where it starts
+    finals.append(rest if initial_state is None else initial_state[empty].to(like))
+    order = torch.tensor([i for members in (*groups, empty) for i in members])
+    output = torch.cat(outputs).index_select(0, torch.cat(steps).argsort().to(device))
+    return output[None], torch.cat(finals).index_select(0, order.argsort().to(device))
+
+
+def _padded(x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Rows of x (T, ...) by index, (sequences, steps, ...); zeros where the mask is False."""
+    rows = x.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows.where(mask.view(*mask.shape, *[1] * (x.dim() - 1)), rows.new_zeros(()))

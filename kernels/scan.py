@@ -105,9 +105,9 @@ def scan(
     if bounds is None:
         return operator(q, k, v, g, factor, initial_state)
 
-    g = g.expand(-1, v.shape[1], -1, -1)
+    g = g.expand(-1, v.shape[1], -1, -1)  # padded steps shall not decay
 
-    def run(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return operator(q[:, span], k[:, span], v[:, span], g[:, span], factor, state)
+    def run(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor | None):
+        return operator(q, k, v, g, factor, state)
 
-    return over_sequences(run, bounds, initial_state)
+    return over_sequences(run, (q, k, v, g), bounds, initial_state)

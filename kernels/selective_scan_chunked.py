@@ -1,19 +1,20 @@
 """selective_scan in blocks of steps, on any device PyTorch has.
 
 Every (d, n) has a decay of its own, so there is no matmul to gain, and the work is memory traffic.
-BLOCK steps are taken at a time: the block's decays and inputs are formed at once, the
+A block of steps is taken at a time: the block's decays and inputs are formed at once, the
 steps run over them while they are in the cache, and the outputs leave in one product. The states
 lie as (N, D), channels innermost, so that the outer products with B and C run along whole rows. The
 backward pass takes the blocks from last to first, does each block's steps again from the state it
 began with, and then the same recurrence backwards in time.
 
 Memory: a tensor of (B, T, D, N) never exists. Kept for the backward pass are the inputs and the
-state before each block, T / BLOCK of them.
+state before each block.
 """
 
 import torch
 from torch import Tensor
 
+from .chunk_decays import LOG2_E
 from .interface import (
     NAMESPACE,
     accumulation_dtype,
@@ -22,7 +23,11 @@ from .interface import (
     without_autocast,
 )
 
-BLOCK = 8  # steps; for a batch of 8, D = 128 and N = 16 a block is half a MiB
+BLOCK = 64  # steps of all rows together, at least 8 of each: half a MiB for D = 128 and N = 16
+
+
+def _block(batch: int) -> int:
+    return max(8, BLOCK // batch)  # steps of one block
 
 
 def _time_first(z: Tensor, dtype: torch.dtype) -> Tensor:
@@ -30,12 +35,14 @@ def _time_first(z: Tensor, dtype: torch.dtype) -> Tensor:
     return z.to(dtype).transpose(0, 1).contiguous()
 
 
-def _decays(delta: Tensor, A: Tensor) -> Tensor:
-    return (delta[:, :, None, :] * A).exp()  # (c, B, D), (N, D) -> (c, B, N, D)
+def _decays(delta: Tensor, A: Tensor, out: Tensor) -> Tensor:
+    """(c, B, D), (N, D) times log2(e) -> (c, B, N, D); exp is slow where its result underflows."""
+    return torch.mul(delta[:, :, None, :], A, out=out[: len(delta)]).exp2_()
 
 
-def _outer(z: Tensor, w: Tensor) -> Tensor:
-    return z[..., None, :] * w[..., :, None]  # (c, B, D), (c, B, N) -> (c, B, N, D)
+def _outer(z: Tensor, w: Tensor, out: Tensor) -> Tensor:
+    """(c, B, D), (c, B, N) -> (c, B, N, D)."""
+    return torch.mul(z[..., None, :], w[..., :, None], out=out[: len(z)])
 
 
 def _states(decay: Tensor, h: Tensor, start: Tensor) -> Tensor:
@@ -48,14 +55,10 @@ def _states(decay: Tensor, h: Tensor, start: Tensor) -> Tensor:
 
 def _state_gradients(decay: Tensor, dh: Tensor, end: Tensor) -> Tensor:
     """dh_t <- dh_t + decay_{t+1} dh_{t+1} in place; `end` is what reaches the last from behind."""
-    steps, after = list(zip(decay.unbind(), dh.unbind(), strict=True)), end
-    for i in reversed(range(len(steps))):
-        dh_t = steps[i][1]
-        if i + 1 < len(steps):
-            dh_t.addcmul_(steps[i + 1][0], after)
-        else:
-            dh_t.add_(after)
-        after = dh_t
+    steps, decays = dh.unbind(), decay.unbind()
+    after = steps[-1].add_(end)
+    for dh_t, decay_after in zip(steps[-2::-1], decays[:0:-1], strict=True):
+        after = dh_t.addcmul_(decay_after, after)
     return dh
 
 
@@ -69,17 +72,18 @@ def selective_scan_chunked(
     D: Tensor | None,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state, and the states before each block, (T / BLOCK, B, N, D)."""
+    """y, the final state, and the states before each block, (blocks, B, N, D)."""
     with without_autocast(x):
         dtype = accumulation_dtype(x)
         X, S, Bs, Cs = (_time_first(z, dtype) for z in (x, delta, B, C))
         state = state_or_zeros(initial_state, x, x.shape[0], *A.shape).mT.contiguous()
-        A, drive = A.to(dtype).mT.contiguous(), S * X
+        A, drive, c = LOG2_E * A.to(dtype).mT.contiguous(), S * X, _block(len(x))
         Y, starts = torch.empty_like(X), []
-        blocks = (z.split(BLOCK) for z in (S, drive, Bs, Cs, Y))
+        buffers = X.new_empty(2, c, *state.shape)  # one for all blocks: it stays in the cache
+        blocks = (z.split(c) for z in (S, drive, Bs, Cs, Y))
         for S_c, drive_c, B_c, C_c, Y_c in zip(*blocks, strict=True):
             starts.append(state)
-            h = _states(_decays(S_c, A), _outer(drive_c, B_c), state)
+            h = _states(_decays(S_c, A, buffers[0]), _outer(drive_c, B_c, buffers[1]), state)
             torch.matmul(C_c[:, :, None, :], h, out=Y_c[:, :, None, :])
             state = h[-1].clone()
         if D is not None:
@@ -111,15 +115,16 @@ def _selective_scan_backward(
     with without_autocast(x):
         dtype = accumulation_dtype(x)
         X, S, Bs, Cs, dY = (_time_first(z, dtype) for z in (x, delta, B, C, dy))
-        rate, drive = A.to(dtype).mT.contiguous(), S * X
+        rate, drive, c = A.to(dtype).mT.contiguous(), S * X, _block(len(x))
+        rate2, buffers = LOG2_E * rate, X.new_empty(4, c, *starts.shape[1:])
         d_drive, dS, dA = torch.empty_like(X), torch.empty_like(S), torch.zeros_like(rate)
         dB, dC, end = torch.empty_like(Bs), torch.empty_like(Cs), dstate.to(dtype).mT.contiguous()
         tensors = (S, drive, Bs, Cs, dY, d_drive, dS, dB, dC)
-        blocks = list(zip(starts, *(z.split(BLOCK) for z in tensors), strict=True))
+        blocks = list(zip(starts, *(z.split(c) for z in tensors), strict=True))
         for start, S_c, drive_c, B_c, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c in reversed(blocks):
-            decay = _decays(S_c, rate)
-            h = _states(decay, _outer(drive_c, B_c), start)
-            dh = _state_gradients(decay, _outer(dY_c, C_c), end)
+            decay = _decays(S_c, rate2, buffers[0])
+            h = _states(decay, _outer(drive_c, B_c, buffers[1]), start)
+            dh = _state_gradients(decay, _outer(dY_c, C_c, buffers[2]), end)
             torch.matmul(h, dY_c[..., None], out=dC_c[..., None])
             torch.matmul(dh, drive_c[..., None], out=dB_c[..., None])
             torch.matmul(B_c[:, :, None, :], dh, out=d_drive_c[:, :, None, :])
@@ -127,7 +132,7 @@ def _selective_scan_backward(
             end = u[0].clone()
             u[1:] *= h[:-1]
             u[0] *= start
-            torch.sum(u * rate, 2, out=dS_c)
+            torch.sum(torch.mul(u, rate, out=buffers[3, : len(u)]), 2, out=dS_c)
             dA += u.mul_(S_c[:, :, None, :]).sum((0, 1))
         dS.addcmul_(X, d_drive)
         dX, dD = S * d_drive, x.new_empty(0)
@@ -142,7 +147,8 @@ def _selective_scan_backward(
 @selective_scan_chunked.register_fake
 def _(x, delta, A, B, C, D, initial_state):
     (batch, T, channels), N, dtype = x.shape, A.shape[1], accumulation_dtype(x)
-    starts = x.new_empty((T + BLOCK - 1) // BLOCK, batch, N, channels, dtype=dtype)
+    blocks = (T + _block(batch) - 1) // _block(batch)
+    starts = x.new_empty(blocks, batch, N, channels, dtype=dtype)
     return x.new_empty(x.shape), x.new_empty(batch, channels, N, dtype=dtype), starts
 
 

@@ -195,6 +195,49 @@ def test_packing_carries_gradients(agree):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_packing_has_the_gradients_of_separate_calls(kind, same):
+    """Sequences of like length run together, padded: nothing may come from the padding."""
+    tensors = case(kind, 40, B=1)
+    tensors["initial_state"] = torch.randn(6, 3, 5, 7, dtype=torch.float64)
+    borders = [0, 9, 9, 21, 24, 26, 40]
+    leaves = [x.requires_grad_() for x in tensors.values() if x is not None]
+    o, states = scan(**tensors, cu_seqlens=torch.tensor(borders))
+    weights = torch.randn_like(o), torch.randn_like(states)
+    total = torch.zeros((), dtype=torch.float64)
+    for i, (a, b) in enumerate(pairwise(borders)):
+        state = tensors["initial_state"][i : i + 1]
+        if a < b:
+            one, state = scan(**steps(tensors, slice(a, b), state), backend="reference")
+            total = total + (one * weights[0][:, a:b]).sum()
+        total = total + (state * weights[1][i]).sum()
+    want = torch.autograd.grad(total, leaves)
+    same(torch.autograd.grad((o, states), leaves, weights), want)
+
+
+@pytest.mark.parametrize("tile", [1, 6, 12, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tile_changes_nothing(agree, monkeypatch, kind, tile):
+    """One chunk at a time, two chunks of a row, a row at a time, all at once; with groups."""
+    module = sys.modules["archsearch.kernels.scan_chunked"]
+    monkeypatch.setattr(module, "CHUNK", 8)
+    monkeypatch.setattr(module, "TILE", tile)
+    tensors = case(kind, 37, B=3, H=4)
+    agree(scan, {**tensors, **{name: tensors[name][:, :, :2] for name in "qk"}})
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_decay_without_gradient_changes_no_other(kind, same):
+    tensors = case(kind, 70)
+    decay = tensors.pop("log_decay")
+    leaves = [x.requires_grad_() for x in tensors.values()]
+    grads = [
+        torch.autograd.grad(scan(**tensors, log_decay=g)[0].sum(), leaves, materialize_grads=True)
+        for g in (decay, decay.clone().requires_grad_())
+    ]
+    same(*grads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_do_not_see_each_other_and_steps_not_the_future(kind, same):
     tensors = case(kind, 70)
     g = tensors["log_decay"]

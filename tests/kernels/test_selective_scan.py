@@ -47,7 +47,7 @@ def test_chunked_is_the_reference(agree, T, dtype):
 @pytest.mark.parametrize("steps", [1, 3, 35, 70, 100])
 def test_the_block_changes_nothing(agree, monkeypatch, steps):
     """One step at a time, a ragged last block, whole blocks, one block that is never full."""
-    monkeypatch.setattr(MODULE, "BLOCK", steps)
+    monkeypatch.setattr(MODULE, "_block", lambda batch: steps)
     agree(selective_scan, case(70))
 
 
@@ -64,7 +64,9 @@ def test_smallest_widths(agree, batch, D, N):
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 def test_gradcheck(monkeypatch, backend):
-    monkeypatch.setattr(MODULE, "BLOCK", 3)  # 7 steps are then three blocks, the last one ragged
+    monkeypatch.setattr(
+        MODULE, "_block", lambda batch: 3
+    )  # 7 steps are then three blocks, the last one ragged
     tensors = case(7, 1, 3, 2)
 
     def call(*values):
