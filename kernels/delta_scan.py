@@ -116,8 +116,9 @@ def delta_scan(
     if bounds is None:
         return operator(q, k, v, beta, g, factor, initial_state)
 
-    def run(*steps: Tensor | None) -> tuple[Tensor, Tensor]:
-        *tensors, state = steps
-        return operator(*tensors, factor, state)
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return operator(q, k, v, beta, g, factor, state)
 
     return over_sequences(run, (q, k, v, beta, g), bounds, initial_state)
