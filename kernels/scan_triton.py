@@ -78,12 +78,16 @@ class Sweeps:
 
         They share the buffer of dg, which has room for each block of K.
         """
-        names = ("scan dq", "scan dk") if role.on_output else ("scan o", "scan dv")
-        shape = self.kind, self.K, self.V, self.dtype
-        blocks = [tile_of(self.device, name, *shape).block for name in names]
+        roles = (DQ, DK) if role.on_output else (O, DV)
+        blocks = [self.row(role).block for role in roles]
         width = max(16, power_of_2(self.K if role.on_output else self.V))
-        tile = tile_of(self.device, f"scan {role.name}", *shape)
+        tile = self.row(role)
         return tile._replace(block=min(*blocks, width))
+
+    def row(self, role: Role) -> Tile:
+        decay = "vector" if self.kind == "vector" else "scalar"
+        name = f"scan {role.name} {decay}"
+        return tile_of(self.device, name, max(self.K, self.V), self.dtype)
 
     def tiles(self, role: Role) -> int:
         return cdiv(self.K if role.on_output else self.V, self.tile(role).block)

@@ -1,8 +1,8 @@
 """Tiles: the block, warps and stages that a kernel is launched with.
 
 The table is checked in, and nothing is tuned while a program runs. A row is for one architecture,
-kernel, kind of decay, width of the inputs' dtype and size; a call takes the row of the next size
-up, or of the largest. Rows are chosen by compiling (`python tests/kernels/ahead.py`): the first of
+kernel, width of the inputs' dtype and size; a call takes the row of the next size up, or of the
+largest. Rows are chosen by compiling (`python tests/kernels/ahead.py`): the first of
 the candidates, largest first, that spills no register.
 """
 
@@ -17,14 +17,13 @@ from .launch import Device, Tile
 RUN: frozenset[str] = frozenset()
 
 
-Rows = dict[tuple[str, str, int], dict[int, tuple[int, int, int]]]
+Rows = dict[tuple[str, int], dict[int, tuple[int, int, int]]]
 
 
-def tile_of(device: Device, kernel: str, kind: str, K: int, V: int, dtype: torch.dtype) -> Tile:
+def tile_of(device: Device, kernel: str, size: int, dtype: torch.dtype) -> Tile:
     """The row of the table that is nearest to this call."""
-    rows = TABLE[nearest_architecture(device.architecture)]
-    sizes = rows[kernel, "vector" if kind == "vector" else "scalar", dtype.itemsize]
-    size = min((n for n in sizes if n >= max(K, V)), default=max(sizes))
+    sizes = TABLE[nearest_architecture(device.architecture)][kernel, dtype.itemsize]
+    size = min((n for n in sizes if n >= size), default=max(sizes))
     return Tile(*sizes[size])
 
 
@@ -49,21 +48,21 @@ def _number(architecture: str) -> int:
 
 TABLE: dict[str, Rows] = {
     "sm_90": {
-        ("scan o", "scalar", 2): {64: (64, 4, 2), 128: (64, 8, 2), 256: (64, 8, 2)},
-        ("scan dq", "scalar", 2): {64: (64, 8, 2), 128: (64, 8, 2), 256: (32, 8, 1)},
-        ("scan dk", "scalar", 2): {64: (64, 4, 1), 128: (64, 8, 2), 256: (64, 8, 1)},
-        ("scan dv", "scalar", 2): {64: (64, 4, 2), 128: (64, 8, 2), 256: (64, 8, 2)},
-        ("scan o", "vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
-        ("scan dq", "vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
-        ("scan dk", "vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 4, 1)},
-        ("scan dv", "vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
-        ("scan o", "scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dq", "scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dk", "scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dv", "scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan o", "vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dq", "vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dk", "vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
-        ("scan dv", "vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan o scalar", 2): {64: (64, 4, 2), 128: (64, 8, 2), 256: (64, 8, 2)},
+        ("scan dq scalar", 2): {64: (64, 8, 2), 128: (64, 8, 2), 256: (32, 8, 1)},
+        ("scan dk scalar", 2): {64: (64, 4, 1), 128: (64, 8, 2), 256: (64, 8, 1)},
+        ("scan dv scalar", 2): {64: (64, 4, 2), 128: (64, 8, 2), 256: (64, 8, 2)},
+        ("scan o vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
+        ("scan dq vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
+        ("scan dk vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 4, 1)},
+        ("scan dv vector", 2): {64: (32, 4, 2), 128: (32, 4, 2), 256: (32, 8, 1)},
+        ("scan o scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dq scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dk scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dv scalar", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan o vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dq vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dk vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("scan dv vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
     },
 }

@@ -192,7 +192,7 @@ def search(architecture: str) -> None:
                         f"# {architecture} {kind} {size} {role} {tuple(chosen[size])} stack {stack}"
                     )
                 rows = {size: tuple(tile) for size, tile in chosen.items()}
-                print(f'("scan {role}", "{kind}", {dtype.itemsize}): {rows},', flush=True)
+                print(f'("scan {role} {kind}", {dtype.itemsize}): {rows},', flush=True)
 
 
 if __name__ == "__main__":

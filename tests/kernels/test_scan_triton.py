@@ -88,8 +88,10 @@ def test_decays_of_any_strength(agree, kind, strength):
 @pytest.mark.parametrize("kind", ["fixed", "scalar", "vector"])
 def test_the_tiles_change_nothing(agree, monkeypatch, kind):
     """Another block for each role, none of which is the whole width."""
-    blocks = {"scan o": 16, "scan dq": 32, "scan dk": 16, "scan dv": 32}
-    monkeypatch.setattr(module, "tile_of", lambda _, name, *shape: Tile(blocks[name], 4, 1))
+    blocks = {"o": 16, "dq": 32, "dk": 16, "dv": 32}
+    monkeypatch.setattr(
+        module, "tile_of", lambda _, name, *shape: Tile(blocks[name.split()[1]], 4, 1)
+    )
     agree(scan, case(kind, 35, H=1, K=40, V=50), torch.float32, backend="triton")
 
 
