@@ -85,8 +85,8 @@ def delta_scan(
         initial_state: S_0, (B, H, K, V); zeros when None.
         cu_seqlens: the borders 0 = c_0 <= ... <= c_M = T of M sequences packed into a batch of 1,
             (M + 1,), integers; the states then lead with M. They are read on the host.
-        backend: "reference" (step loop), "chunked" (matmuls, any device), "auto" (the fastest
-            there is: now chunked).
+        backend: "reference" (step loop), "chunked" (matmuls, any device), "triton" (GPU), "auto"
+            (triton on GPUs whose kernels have been checked, else chunked).
 
     Returns:
         o (B, T, H, V) in v's dtype, and the final state (B, H, K, V).
@@ -96,7 +96,7 @@ def delta_scan(
 
     Sources: Schlag et al. 2021; Yang et al. 2024; Yang et al. 2025.
     """
-    arguments = Arguments("delta_scan")
+    arguments = Arguments("delta_scan", triton=True)
     arguments.tensor("q", q, "B T G K")
     arguments.tensor("k", k, "B T G K")
     arguments.tensor("v", v, "B T H V")
@@ -107,10 +107,18 @@ def delta_scan(
     if initial_state is not None:
         shape = "B H K V" if bounds is None else "sequences H K V"
         arguments.tensor("initial_state", initial_state, shape)
-    reference = arguments.backend(backend) == "reference"
-    operator = delta_scan_reference if reference else delta_scan_chunked
+    given = [x for x in (q, k, v, beta, log_decay, initial_state) if x is not None]
+    chosen = arguments.backend(backend, *given)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "triton":
+        from .delta_scan_triton import STEPS, delta_scan_triton
 
+        borders = None if cu_seqlens is None else cu_seqlens.to(v.device)
+        keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        few = v.shape[1] <= STEPS and not keep
+        return delta_scan_triton(q, k, v, beta, log_decay, factor, initial_state, borders, few)
+
+    operator = delta_scan_reference if chosen == "reference" else delta_scan_chunked
     q, k = (x.repeat_interleave(heads, 2) for x in (q, k))
     beta, g = beta[..., None], decay_per_step(log_decay, v).expand(-1, v.shape[1], -1, -1)
     if bounds is None:

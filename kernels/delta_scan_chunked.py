@@ -211,13 +211,13 @@ delta_scan_chunked.register_autograd(_differentiate, setup_context=_save)
 
 def _forward_flops(q, k, v, *_, **__) -> int:
     """4 C (K + V) + C^2 + 6 K V per step and head, C = min(32, T): matmuls and the inverse."""
-    (B, T, H, K), V, C = q, v[-1], min(CHUNK, q[1])
+    (B, T, H, V), K, C = v, q[-1], min(CHUNK, v[1])
     return B * T * H * (4 * C * (K + V) + C * C + 6 * K * V)
 
 
 def _backward_flops(do, dstate, q, k, v, *_, **__) -> int:
     """10 C (K + V) + C^2 + 16 K V per step and head: 2 C (2 K + V) + C^2 + 4 K V of it again."""
-    (B, T, H, K), V, C = q, v[-1], min(CHUNK, q[1])
+    (B, T, H, V), K, C = v, q[-1], min(CHUNK, v[1])
     return B * T * H * (10 * C * (K + V) + C * C + 16 * K * V)
 
 

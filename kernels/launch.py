@@ -69,3 +69,20 @@ def cdiv(a: int, b: int) -> int:
 def power_of_2(n: int) -> int:
     """The least power of 2 that is n or more."""
     return 1 << (n - 1).bit_length()
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """The tensor, or a copy of it whose last axis is contiguous."""
+    return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """The tensor, or a contiguous copy of it; None stays None."""
+    return None if x is None else x.contiguous()
+
+
+def strides(x: Tensor | None) -> tuple[int, int, int]:
+    """Of batch, time and head; a fixed decay has only heads."""
+    if x is None:
+        return 0, 0, 0
+    return (0, 0, x.stride(0)) if x.dim() == 1 else (x.stride(0), x.stride(1), x.stride(2))

@@ -7,9 +7,20 @@ import triton.language as tl
 from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
-from .launch import Tile, cdiv, device_of, launch, power_of_2, precision, product_dtype
+from .launch import (
+    Tile,
+    cdiv,
+    contiguous,
+    device_of,
+    launch,
+    power_of_2,
+    precision,
+    product_dtype,
+    strides,
+    unit_stride,
+)
 from .scan_chunked import _backward_flops, _forward_flops
-from .steps import steps
+from .steps import KINDS, step_by_step
 from .sweep import sweep
 from .tiles import tile_of
 
@@ -45,11 +56,10 @@ class Sweeps:
         cu_seqlens: Tensor | None,
     ) -> None:
         (B, T, G, K), (H, V) = q.shape, v.shape[2:]
-        dimensions = 0 if log_decay is None else log_decay.dim()
-        self.kind = {0: "none", 1: "fixed", 3: "scalar", 4: "vector"}[dimensions]
+        self.kind = KINDS[0 if log_decay is None else log_decay.dim()]
         self.dtype = product_dtype(q, k, v)
         self.q, self.k, self.v = (self.ready(x) for x in (q, k, v))
-        self.log_decay = None if log_decay is None else _unit_stride(log_decay)
+        self.log_decay = None if log_decay is None else unit_stride(log_decay)
         self.scale, self.cu_seqlens = scale, cu_seqlens
         self.T, self.H, self.K, self.V, self.share, self.tokens = T, H, K, V, H // G, B * T
         self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
@@ -61,7 +71,7 @@ class Sweeps:
 
     def ready(self, x: Tensor) -> Tensor:
         """In the dtype of the products, channels contiguous; other strides are as they come."""
-        return _unit_stride(x.to(self.dtype))
+        return unit_stride(x.to(self.dtype))
 
     def _segments(self) -> tuple[int, int]:
         """The length and the number of segments that give every processor two programs."""
@@ -103,25 +113,6 @@ class Sweeps:
         shape = self.sequences, self.H, self.segments
         return self.empty(*shape, self.K, self.V), self.empty(*shape, kept)
 
-    def steps(self, out: Tensor, start: Tensor | None, finish: Tensor) -> None:
-        """The whole call, one step at a time."""
-        q, k, v, g = self.q, self.k, self.v, self.log_decay
-        width = max(16, power_of_2(self.K))
-        tile = Tile(min(max(1, 2048 // width), power_of_2(self.V)), 4, 1)
-        launch(
-            steps,
-            self.sequences * self.H * cdiv(self.V, tile.block),
-            tile,
-            *(q, k, v, g, out, start, finish, self.cu_seqlens),
-            *(self.T, self.scale, self.H, self.share),
-            *(stride for x in (q, k, v, g) for stride in _strides(x)),
-            K=self.K,
-            V=self.V,
-            KIND=self.kind,
-            BLOCK_K=width,
-            BLOCK_V=tile.block,
-        )
-
     def sweep(
         self,
         role: Role,
@@ -139,7 +130,7 @@ class Sweeps:
         added: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
         tile, g = self.tile(role), self.log_decay
-        strides = [_strides(x) for x in (a, b, c, w, g)]
+        places = [strides(x) for x in (a, b, c, w, g)]
         contracted = self.V if role.on_output else self.K
         launch(
             sweep,
@@ -147,7 +138,7 @@ class Sweeps:
             tile,
             *(a, b, c, g, w, out, dg, start, finish, checkpoints, states, *added, self.cu_seqlens),
             *(self.T, self.tokens, self.segment, self.segments, self.scale, self.H, self.share),
-            *(stride for each in strides for stride in each),
+            *(stride for place in places for stride in place),
             K=self.K,
             V=self.V,
             KIND=self.kind,
@@ -159,21 +150,6 @@ class Sweeps:
             PRECISION=precision(self.dtype),
             SUM=tl.float64 if self.dtype == torch.float32 else tl.float32,
         )
-
-
-def _unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
-
-
-def _contiguous(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.contiguous()
-
-
-def _strides(x: Tensor | None) -> tuple[int, int, int]:
-    """Of batch, time and head; a fixed decay has only heads."""
-    if x is None:
-        return 0, 0, 0
-    return (0, 0, x.stride(0)) if x.dim() == 1 else (x.stride(0), x.stride(1), x.stride(2))
 
 
 def forward(
@@ -193,7 +169,8 @@ def forward(
     state = call.empty(call.sequences, call.H, call.K, call.V)
     checkpoints = call.empty(0)
     if call.T <= STEPS and not keep:
-        call.steps(o, _contiguous(initial_state), state)
+        start = contiguous(initial_state)
+        step_by_step(q, k, values, call.log_decay, None, scale, o, start, state, cu_seqlens)
         return o, state, checkpoints
     added = call.per_segment()
     if call.segments > 1:
@@ -206,7 +183,7 @@ def forward(
         k,
         values,
         out=o,
-        start=_contiguous(initial_state),
+        start=contiguous(initial_state),
         finish=state,
         checkpoints=checkpoints if checkpoints.numel() else None,
         added=added,
@@ -244,7 +221,7 @@ def backward(
     added = call.per_segment()
     kept = {"checkpoints": checkpoints if call.segments > 1 else None, "added": added}
     call.sweep(
-        DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=_contiguous(initial_state), **kept
+        DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=contiguous(initial_state), **kept
     )
     call.sweep(
         DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate.contiguous(), added=added

@@ -1,6 +1,8 @@
-"""The Triton kernel of scan for decoding and short sequences: one step at a time, no matmul.
+"""The Triton kernel of scan and delta_scan for a few steps: one after another, no matmul.
 
-    S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T,  o_t = scale S_t^T q_t
+    S_t = Diag(exp(g_t)) S_{t-1},  S_t += k_t v_t^T,  o_t = scale S_t^T q_t
+
+and with beta, for v_t, beta_t (v_t - S_t^T k_t).
 
 A program owns one head of one sequence and a tile of V, and keeps the state in registers.
 """
@@ -10,15 +12,19 @@ A program owns one head of one sequence and a tile of V, and keeps the state in 
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .sweep import _log2, _power
+from .chunk_triton import log2, power
+from .launch import Tile, cdiv, launch, power_of_2, strides
+
+KINDS = {0: "none", 1: "fixed", 3: "scalar", 4: "vector"}  # of decay, by its dimensions
 
 
 @triton.jit(do_not_specialize=["T"])
 def steps(
-    q, k, v, g, out, start, finish, cu_seqlens, T, scale, H, share,
+    q, k, v, g, beta, out, start, finish, cu_seqlens, T, scale, H, share,
     q_batch, q_time, q_head, k_batch, k_time, k_head, v_batch, v_time, v_head,
-    g_batch, g_time, g_head,
+    g_batch, g_time, g_head, beta_batch, beta_time, beta_head,
     K: tl.constexpr, V: tl.constexpr, KIND: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):  # fmt: skip
@@ -44,6 +50,8 @@ def steps(
     out += (first * H + h) * V + e
     if KIND != "none":
         g += batch * g_batch + row * g_time + h * g_head
+    if beta is not None:
+        beta += batch * beta_batch + row * beta_time + h * beta_head
 
     cell = d[:, None] * V + e[None, :]
     cells = (d < K)[:, None] & (e < V)[None, :]
@@ -52,15 +60,18 @@ def steps(
         S = tl.load(start + nh * (K * V) + cell, mask=cells, other=0.0).to(tl.float32)
     for _ in range(0, length):
         if KIND == "vector":
-            S *= _power(_log2(tl.load(g + d, mask=d < K, other=0.0), tl.float32))[:, None]
+            S *= power(log2(tl.load(g + d, mask=d < K, other=0.0), tl.float32))[:, None]
             g += g_time
         elif KIND != "none":
-            S *= _power(_log2(tl.load(g), tl.float32))
+            S *= power(log2(tl.load(g), tl.float32))
             if KIND == "scalar":
                 g += g_time
         k_t = tl.load(k, mask=d < K, other=0.0).to(tl.float32)
         v_t = tl.load(v, mask=e < V, other=0.0).to(tl.float32)
         q_t = tl.load(q, mask=d < K, other=0.0).to(tl.float32) * scale
+        if beta is not None:
+            v_t = tl.load(beta).to(tl.float32) * (v_t - tl.sum(k_t[:, None] * S, 0))
+            beta += beta_time
         S += k_t[:, None] * v_t[None, :]
         o_t = tl.sum(q_t[:, None] * S, 0)
         tl.store(out, o_t.to(out.dtype.element_ty), mask=e < V)
@@ -69,3 +80,34 @@ def steps(
         v += v_time
         out += H * V
     tl.store(finish + nh * (K * V) + cell, S, mask=cells)
+
+
+def step_by_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    scale: float,
+    out: Tensor,
+    start: Tensor | None,
+    finish: Tensor,
+    cu_seqlens: Tensor | None,
+) -> None:
+    """A whole call into `out` and `finish`; the last axis of each tensor is contiguous."""
+    (T, G, K), (H, V) = q.shape[1:], v.shape[2:]
+    dimensions = 0 if log_decay is None else log_decay.dim()
+    width = max(16, power_of_2(K))
+    tile = Tile(min(max(1, 2048 // width), power_of_2(V)), 4, 1)
+    launch(
+        steps,
+        len(finish) * H * cdiv(V, tile.block),
+        tile,
+        *(q, k, v, log_decay, beta, out, start, finish, cu_seqlens, T, scale, H, H // G),
+        *(stride for x in (q, k, v, log_decay, beta) for stride in strides(x)),
+        K=K,
+        V=V,
+        KIND=KINDS[dimensions],
+        BLOCK_K=width,
+        BLOCK_V=tile.block,
+    )

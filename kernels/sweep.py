@@ -40,57 +40,7 @@ operand that wgmma reads from registers is miscompiled by ptxas before 13.3.
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-FORGET = tl.constexpr(-128.0)  # exp of it is 0 in float32: so -inf is this, and stays finite
-
-
-@triton.jit
-def _dot(x, y, PRECISION: tl.constexpr):
-    return tl.dot(x, y, input_precision=PRECISION)  # which has a say for float32 only
-
-
-@triton.jit
-def _rows(pointer, position, rows, channels, stride, valid, WIDTH: tl.constexpr):
-    """The tile (C, channels) from step `position` on; what lies outside is zero."""
-    # 64 bits for the tile's place, 32 within it.
-    tile = pointer + position.to(tl.int64) * stride
-    mask = valid[:, None] & (channels < WIDTH)[None, :]
-    return tl.load(tile + (rows[:, None] * stride + channels[None, :]), mask=mask, other=0.0)
-
-
-@triton.jit
-def _log2(g, SUM: tl.constexpr):
-    return tl.maximum(g.to(tl.float32), FORGET).to(SUM) * LOG2E
-
-
-@triton.jit
-def _power(x):
-    return tl.exp2(x.to(tl.float32))
-
-
-@triton.jit
-def _cumulative(
-    g, position, rows, channels, stride, valid, steps, KIND: tl.constexpr, WIDTH: tl.constexpr,
-    SUM: tl.constexpr,
-):  # fmt: skip
-    """The sum of log2 decays since the chunk's start, (C, channels or 1)."""
-    if KIND == "vector":
-        G = tl.cumsum(_log2(_rows(g, position, rows, channels, stride, valid, WIDTH), SUM), 0)
-    elif KIND == "scalar":
-        each = tl.load(g + position.to(tl.int64) * stride + rows * stride, mask=valid, other=0.0)
-        G = tl.cumsum(_log2(each, SUM), 0)[:, None]
-    else:
-        G = tl.minimum(rows + 1, steps).to(SUM)[:, None]
-        G *= _log2(tl.load(g), SUM) if KIND == "fixed" else 0.0
-    return G
-
-
-@triton.jit
-def _crossing(x, axis: tl.constexpr, REVERSE: tl.constexpr):
-    """What crosses each step: from it on for readers, before it for writers (REVERSE)."""
-    if REVERSE:
-        return tl.cumsum(x, axis) - x
-    return tl.cumsum(x, axis, reverse=True)
+from .chunk_triton import crossing_of, cumulative, dot, power, rows_of
 
 
 @triton.jit
@@ -102,15 +52,15 @@ def _within(
     C: tl.constexpr = a.shape[0]
     j = tl.arange(0, C)[:, None]
     i = tl.arange(0, C)[None, :]
-    A = tl.where((j >= i) if REVERSE else (j <= i), _dot(b, tl.trans(a), PRECISION), 0.0)
+    A = tl.where((j >= i) if REVERSE else (j <= i), dot(b, tl.trans(a), PRECISION), 0.0)
     if KIND != "none":
         span = (G - tl.trans(G)) if REVERSE else (tl.trans(G) - G)
-        A *= _power(tl.minimum(span, 0.0))
-    out = tl.trans(_dot(tl.trans(c), A.to(c.dtype), PRECISION))
+        A *= power(tl.minimum(span, 0.0))
+    out = tl.trans(dot(tl.trans(c), A.to(c.dtype), PRECISION))
     crossing = tl.zeros([C], tl.float32)
     if CROSS:
         # The readers' and the writers' sums over one matrix of pairs differ by what crosses.
-        pairs = tl.where(i == j, 0.0, A * _dot(c, tl.trans(w), PRECISION)).to(G.dtype)
+        pairs = tl.where(i == j, 0.0, A * dot(c, tl.trans(w), PRECISION)).to(G.dtype)
         queries = tl.sum(pairs, 1 if REVERSE else 0)
         keys = tl.sum(pairs, 0 if REVERSE else 1)
         crossing = tl.cumsum(queries - keys, 0, reverse=True).to(tl.float32)
@@ -123,7 +73,7 @@ def _border(G, h: tl.constexpr):
     blocks = G.reshape([G.shape[0] // (2 * h), 2 * h, G.shape[1]])
     low = (tl.arange(0, 2 * h) == h - 1)[None, :, None]
     middle = tl.sum(tl.where(low, blocks, 0.0), 1)[:, None, :]
-    return _power(-tl.abs(blocks - middle)).reshape([G.shape[0], G.shape[1]])
+    return power(-tl.abs(blocks - middle)).reshape([G.shape[0], G.shape[1]])
 
 
 @triton.jit
@@ -146,7 +96,7 @@ def _contracted_level(a, b, G, h: tl.constexpr, REVERSE: tl.constexpr, PRECISION
     upper = tl.arange(0, C)[:, None] % (2 * h) >= h
     x = (tl.where(upper, b, a) if REVERSE else tl.where(upper, a, b)) * _border(G, h)
     x = x.to(a.dtype)
-    return tl.where(_reads_across(h, C, REVERSE), _dot(x, tl.trans(x), PRECISION), 0.0)
+    return tl.where(_reads_across(h, C, REVERSE), dot(x, tl.trans(x), PRECISION), 0.0)
 
 
 @triton.jit
@@ -156,7 +106,7 @@ def _within_contracted(a, b, c, G, REVERSE: tl.constexpr, PRECISION: tl.constexp
     A += _contracted_level(a, b, G, 2, REVERSE, PRECISION)
     A += _contracted_level(a, b, G, 4, REVERSE, PRECISION)
     A += _contracted_level(a, b, G, 8, REVERSE, PRECISION)
-    out = _dot(tl.trans(A.to(c.dtype)), c, PRECISION)
+    out = dot(tl.trans(A.to(c.dtype)), c, PRECISION)
     return out + tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)[:, None] * c
 
 
@@ -170,11 +120,11 @@ def _output_level(
     E: tl.constexpr = c.shape[1]
     decay = _border(G, h)
     met = tl.where(_reads_across(h, C, REVERSE), A, 0.0).to(c.dtype)
-    out = _dot(tl.trans(met), (c * decay).to(c.dtype), PRECISION) * decay
+    out = dot(tl.trans(met), (c * decay).to(c.dtype), PRECISION) * decay
     crossing = tl.zeros([C, E], tl.float32)
     if CROSS:
         upper = tl.arange(0, C)[:, None] % (2 * h) >= h
-        across = _crossing((out * w).reshape([C // (2 * h), 2 * h, E]), 1, REVERSE)
+        across = crossing_of((out * w).reshape([C // (2 * h), 2 * h, E]), 1, REVERSE)
         crossing = tl.where(upper != REVERSE, across.reshape([C, E]), 0.0)
     return out, crossing
 
@@ -184,7 +134,7 @@ def _within_output(
     a, b, c, w, G, REVERSE: tl.constexpr, CROSS: tl.constexpr, PRECISION: tl.constexpr
 ):
     """sum_j (a_i . b_j) P_ij c_j in the chunk of 16, decays per channel of c; and crossings."""
-    A = _dot(b, tl.trans(a), PRECISION)  # [j, i]
+    A = dot(b, tl.trans(a), PRECISION)  # [j, i]
     out, crossing = _output_level(A, c, w, G, 1, REVERSE, CROSS, PRECISION)
     out2, crossing2 = _output_level(A, c, w, G, 2, REVERSE, CROSS, PRECISION)
     out4, crossing4 = _output_level(A, c, w, G, 4, REVERSE, CROSS, PRECISION)
@@ -202,10 +152,10 @@ def _fold(
     for m in range(0, (segments - 1 - s) if REVERSE else s):
         other = nh * segments + ((segments - 1 - m) if REVERSE else m)
         if KIND == "vector":
-            keep = _power(tl.load(kept + other * K + channels, mask=channels < K, other=0.0))
+            keep = power(tl.load(kept + other * K + channels, mask=channels < K, other=0.0))
             S *= keep[:, None] if ON_ROWS else keep[None, :]
         elif KIND != "none":
-            S *= _power(tl.load(kept + other))
+            S *= power(tl.load(kept + other))
         S += tl.load(added + other * (K * V) + cell, mask=cells, other=0.0)
     return S
 
@@ -237,11 +187,11 @@ def _through(before, S, KIND: tl.constexpr, TURNED: tl.constexpr):
 def _write(b, c, write, TURNED: tl.constexpr, ON_OUTPUT: tl.constexpr, PRECISION: tl.constexpr):
     """What the chunk adds to the state, decayed until its end: sum_j b_j (write_j c_j)^T."""
     if not TURNED:
-        new = _dot(tl.trans(b), (c * write).to(c.dtype), PRECISION)
+        new = dot(tl.trans(b), (c * write).to(c.dtype), PRECISION)
     elif ON_OUTPUT:
-        new = _dot(tl.trans((c * write).to(c.dtype)), b, PRECISION)
+        new = dot(tl.trans((c * write).to(c.dtype)), b, PRECISION)
     else:
-        new = _dot(tl.trans(c), (b * write).to(c.dtype), PRECISION)
+        new = dot(tl.trans(c), (b * write).to(c.dtype), PRECISION)
     return new
 
 
@@ -333,29 +283,29 @@ def sweep(
         position = begin + ((chunks - 1 - turn) if REVERSE else turn) * C
         steps = stop - position
         valid = rows < steps
-        tile_b = _rows(b, position, rows, d, b_time, valid, D)
-        tile_c = _rows(c, position, rows, e, c_time, valid, E)
-        G = _cumulative(g, position, rows, channels, g_time, valid, steps, KIND, K, SUM)
+        tile_b = rows_of(b, position, rows, d, b_time, valid, D)
+        tile_c = rows_of(c, position, rows, e, c_time, valid, E)
+        G = cumulative(g, position, rows, channels, g_time, valid, steps, KIND, K, SUM)
         total = tl.min(G, 0)[None, :]
-        keep = tl.trans(_power(total)) if (TURNED and ON_OUTPUT) else _power(total)
-        since = _power(G)
-        until = _power(total - G)
+        keep = tl.trans(power(total)) if (TURNED and ON_OUTPUT) else power(total)
+        since = power(G)
+        until = power(total - G)
         read = until if REVERSE else since
         write = (since * scale) if REVERSE else until
 
         if out is not None:
-            tile_a = _rows(a, position, rows, d, a_time, valid, D)
+            tile_a = rows_of(a, position, rows, d, a_time, valid, D)
             tile_w = tile_c
             if w is not None:
-                tile_w = _rows(w, position, rows, e, w_time, valid, E)
+                tile_w = rows_of(w, position, rows, e, w_time, valid, E)
             met = tl.trans(S).to(DT) if TURNED else S.to(DT)
             near, crossing = _near(
                 tile_a, tile_b, tile_c, tile_w, G, KIND, REVERSE, ON_OUTPUT, CROSS, PRECISION
             )
             if KIND == "vector" and not ON_OUTPUT:
-                far = _dot((tile_a * read).to(DT), met, PRECISION)
+                far = dot((tile_a * read).to(DT), met, PRECISION)
             else:
-                far = _dot(tile_a, met, PRECISION) * read
+                far = dot(tile_a, met, PRECISION) * read
             if not REVERSE:
                 far *= scale  # backwards the state bears it
             line = (first + position) * H + h  # of the outputs, and H more for each step
@@ -374,7 +324,7 @@ def sweep(
                     mask = valid[:, None]
                     there = rows[:, None] * H
                     gradient = dg + (tile.to(tl.int64) * tokens * H + line)
-                far = _crossing(far, 0, REVERSE) + crossing * scale
+                far = crossing_of(far, 0, REVERSE) + crossing * scale
                 place = states + ((part + position // C) * H + h) * (K * V)
                 if DQ:
                     tl.store(place + inner, S.to(DT), mask=cells)
@@ -384,7 +334,7 @@ def sweep(
                     far += tl.load(gradient + there, mask=mask, other=0.0)
                 tl.store(gradient + there, far, mask=mask)
             if DQ and added is not None:
-                L += _write(tile_a, tile_w, _power(past + G) * scale, TURNED, True, PRECISION)
+                L += _write(tile_a, tile_w, power(past + G) * scale, TURNED, True, PRECISION)
         past += total
         S = S * keep + _write(tile_b, tile_c, write, TURNED, ON_OUTPUT, PRECISION)
 

@@ -64,5 +64,13 @@ TABLE: dict[str, Rows] = {
         ("scan dq vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
         ("scan dk vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
         ("scan dv vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("delta systems", 2): {256: (16, 4, 1)},
+        ("delta write", 2): {256: (32, 4, 2)},
+        ("delta unwrite", 2): {256: (32, 4, 2)},
+        ("delta gather", 2): {256: (32, 8, 1)},
+        ("delta systems", 4): {256: (16, 4, 1)},
+        ("delta write", 4): {256: (16, 4, 1)},
+        ("delta unwrite", 4): {256: (16, 4, 1)},
+        ("delta gather", 4): {256: (16, 8, 1)},
     },
 }

@@ -195,5 +195,34 @@ def search(architecture: str) -> None:
                 print(f'("scan {role} {kind}", {dtype.itemsize}): {rows},', flush=True)
 
 
+def delta_launches(
+    architecture: str,
+    kind: str,
+    K: int,
+    V: int,
+    dtype: torch.dtype,
+    tile_of: Callable | None = None,
+) -> dict[str, Launch]:
+    """All that one call of delta_scan launches; but backwards no output is written."""
+    from archsearch.kernels import delta_scan_triton as module
+    from archsearch.kernels.launch import Device
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    B, T, H = 1, 8192, 8
+    q, v, beta = (empty(B, T, H, *width, dtype=dtype) for width in ((K,), (V,), ()))
+    shapes = {"none": None, "fixed": (H,), "scalar": (B, T, H)}
+    g = None if kind == "none" else empty(*shapes[kind])
+    state = empty(B, H, K, V)
+    with recorded(module, Device(architecture, 132), tile_of) as launches:
+        module.forward(q, q, v, beta, g, 0.1, state, None, False)
+        module.backward(v, state, q, q, v, beta, g, 0.1, state, None, g is not None)
+    names = ("systems", "write", "systems again", "states", "unwrite", "gather")
+    made = dict(zip(names, launches, strict=True))
+    del made["systems again"]
+    return made
+
+
 if __name__ == "__main__":
     search(sys.argv[1])
