@@ -63,9 +63,12 @@ class Chunks:
     def launch(self, kernel, count: int, strided: tuple, others: tuple, **constants: int) -> None:
         """`count` programs; of the kernels that sweep over chunks, as many for each tile of V."""
         tile = tile_of(self.device, f"delta {kernel.__name__}", max(self.K, self.V), self.dtype)
-        if kernel is not systems:
+        width = max(16, power_of_2(self.K))
+        if kernel is systems:
+            constants |= {"BLOCK_K": min(tile.block, width)}
+        else:
             block = min(tile.block, max(16, power_of_2(self.V)))
-            constants |= {"V": self.V, "BLOCK_V": block}
+            constants |= {"BLOCK_K": width, "V": self.V, "BLOCK_V": block}
         if kernel in (write, unwrite):
             count *= cdiv(self.V, constants["BLOCK_V"])
         strided = *strided, self.beta, self.log_decay
@@ -78,7 +81,6 @@ class Chunks:
             K=self.K,
             KIND=self.kind,
             C=self.C,
-            BLOCK_K=max(16, power_of_2(self.K)),
             PRECISION=precision(self.dtype),
             SUM=tl.float64 if self.dtype == torch.float32 else tl.float32,
             **constants,

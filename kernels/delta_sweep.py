@@ -13,8 +13,8 @@ A program of `write` and `unwrite` owns one head of one sequence and a tile of V
 state from chunk to chunk in registers; the others own one head of one chunk.
 
 X is found by halving: the inverses of two neighbouring blocks of h steps are joined to one of 2h.
-No power of G is formed, which for like keys would grow beyond all digits. States lie turned, (V, K),
-and a chunk has 32 steps at most, so that no product has 64 rows: see sweep.py.
+No power of G is formed, which for like keys would grow beyond all digits. States lie turned,
+(V, K), and a chunk has 32 steps at most, so that no product has 64 rows: see sweep.py.
 """
 
 # Triton compiles what follows; its values are not what the type checker takes them for.
@@ -100,16 +100,20 @@ def systems(
         g = _of_sequence(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
 
     rows = tl.arange(0, C)
-    d = tl.arange(0, BLOCK_K)
     steps = length - begin
     valid = rows < steps
-    tile_q = rows_of(q, begin, rows, d, q_time, valid, K)
-    tile_k = rows_of(k, begin, rows, d, k_time, valid, K)
+    A = tl.zeros([C, C], tl.float32)
+    keys = tl.zeros([C, C], tl.float32)
+    for tile in range(0, (K + BLOCK_K - 1) // BLOCK_K):
+        d = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+        tile_q = rows_of(q, begin, rows, d, q_time, valid, K)
+        tile_k = tl.trans(rows_of(k, begin, rows, d, k_time, valid, K))
+        A += dot(tile_q, tile_k, PRECISION)
+        keys += dot(tl.trans(tile_k), tile_k, PRECISION)
     b = _column(beta, begin, rows, beta_time, valid)
-    G = cumulative(g, begin, rows, d, g_time, valid, steps, KIND, K, SUM)
-    A = dot(tile_q, tl.trans(tile_k), PRECISION) * _pairs(G, False)
-    keys = dot(tile_k, tl.trans(tile_k), PRECISION) * _pairs(G, True)
-    inverse = _inverse(b * keys, LEVELS, EXACT)
+    G = cumulative(g, begin, rows, rows, g_time, valid, steps, KIND, K, SUM)
+    A *= _pairs(G, False)
+    inverse = _inverse(b * keys * _pairs(G, True), LEVELS, EXACT)
     cell = (p.to(tl.int64) * H + h) * (C * C) + rows[:, None] * C + rows[None, :]
     tl.store(X + cell, inverse.to(X.dtype.element_ty))
     tl.store(AX + cell, (scale * dot(A, inverse, EXACT)).to(AX.dtype.element_ty))
