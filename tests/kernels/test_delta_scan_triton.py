@@ -113,22 +113,22 @@ def test_packing_is_separate_calls(kind, gradients):
     """Sequences that are empty, of one step, of exactly two chunks, and ragged."""
     borders = [0, 0, 1, 33, 50, 50]
     tensors = case(kind, 50, H=1, N=5)
-    leaves = {n: x if x is None else x.requires_grad_(gradients) for n, x in tensors.items()}
-    o, states = delta_scan(**leaves, cu_seqlens=torch.tensor(borders), backend="triton")
+    given = [x.requires_grad_(gradients) for x in tensors.values() if x is not None]
+    o, states = delta_scan(**tensors, cu_seqlens=torch.tensor(borders), backend="triton")
     wanted, ends = [], []
     for n, (a, b) in enumerate(pairwise(borders)):
-        state = leaves["initial_state"][n, None]
+        state = tensors["initial_state"][n, None]
         if a < b:
-            part, state = delta_scan(**span(leaves, a, b, state))
+            part, state = delta_scan(**span(tensors, a, b, state))
             wanted.append(part)
         ends.append(state)
     want_o, want_states = torch.cat(wanted, 1), torch.cat(ends)
     torch.testing.assert_close(o, want_o, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(states, want_states, rtol=1e-4, atol=1e-5)
     if gradients:
-        xs, weights = [x for x in leaves.values() if x is not None], torch.randn_like(o)
-        got = torch.autograd.grad((o * weights).sum() + states.square().sum(), xs)
-        want = torch.autograd.grad((want_o * weights).sum() + want_states.square().sum(), xs)
+        weights = torch.randn_like(o)
+        got = torch.autograd.grad((o * weights).sum() + states.square().sum(), given)
+        want = torch.autograd.grad((want_o * weights).sum() + want_states.square().sum(), given)
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
