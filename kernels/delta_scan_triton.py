@@ -4,6 +4,8 @@ Two launches forward and four backward, which begin by solving the chunks' syste
 states again: kept for the backward pass are the inputs.
 """
 
+from typing import Any
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -60,7 +62,7 @@ class Chunks:
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.v.new_empty(shape, dtype=dtype or self.dtype)
 
-    def launch(self, kernel, count: int, strided: tuple, others: tuple, **constants: int) -> None:
+    def launch(self, kernel, count: int, strided: tuple, others: tuple, **constants: Any) -> None:
         """`count` programs; of the kernels that sweep over chunks, as many for each tile of V."""
         tile = tile_of(self.device, f"delta {kernel.__name__}", max(self.K, self.V), self.dtype)
         width = max(16, power_of_2(self.K))

@@ -74,8 +74,8 @@ def _inverse(L, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
     i = tl.arange(0, C)[:, None]
     j = tl.arange(0, C)[None, :]
     X = tl.where(i == j, 1.0, 0.0)
-    for level in tl.static_range(LEVELS):
-        h = 2**level
+    for level in range(0, LEVELS):
+        h = 1 << level
         joins = (i // (2 * h) == j // (2 * h)) & (i % (2 * h) >= h) & (j % (2 * h) < h)
         X -= dot(X, dot(tl.where(joins, L, 0.0), X, PRECISION), PRECISION)
     return X

@@ -219,7 +219,7 @@ def delta_launches(
         module.forward(q, q, v, beta, g, 0.1, state, None, False)
         module.backward(v, state, q, q, v, beta, g, 0.1, state, None, g is not None)
     names = ("systems", "write", "systems again", "states", "unwrite", "gather")
-    made = dict(zip(names, launches, strict=True))
+    made: dict[str, Launch] = dict(zip(names, launches, strict=True))
     del made["systems again"]
     return made
 
