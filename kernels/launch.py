@@ -69,3 +69,12 @@ def cdiv(a: int, b: int) -> int:
 def power_of_2(n: int) -> int:
     """The least power of 2 that is n or more."""
     return 1 << (n - 1).bit_length()
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """Channels contiguous; other strides are as they come."""
+    return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()

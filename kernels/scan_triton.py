@@ -7,7 +7,17 @@ import triton.language as tl
 from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
-from .launch import Tile, cdiv, device_of, launch, power_of_2, precision, product_dtype
+from .launch import (
+    Tile,
+    cdiv,
+    contiguous,
+    device_of,
+    launch,
+    power_of_2,
+    precision,
+    product_dtype,
+    unit_stride,
+)
 from .scan_chunked import _backward_flops, _forward_flops
 from .steps import steps
 from .sweep import sweep
@@ -49,7 +59,7 @@ class Sweeps:
         self.kind = {0: "none", 1: "fixed", 3: "scalar", 4: "vector"}[dimensions]
         self.dtype = product_dtype(q, k, v)
         self.q, self.k, self.v = (self.ready(x) for x in (q, k, v))
-        self.log_decay = None if log_decay is None else _unit_stride(log_decay)
+        self.log_decay = None if log_decay is None else unit_stride(log_decay)
         self.scale, self.cu_seqlens = scale, cu_seqlens
         self.T, self.H, self.K, self.V, self.share, self.tokens = T, H, K, V, H // G, B * T
         self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
@@ -61,7 +71,7 @@ class Sweeps:
 
     def ready(self, x: Tensor) -> Tensor:
         """In the dtype of the products, channels contiguous; other strides are as they come."""
-        return _unit_stride(x.to(self.dtype))
+        return unit_stride(x.to(self.dtype))
 
     def _segments(self) -> tuple[int, int]:
         """The length and the number of segments that give every processor two programs."""
@@ -161,14 +171,6 @@ class Sweeps:
         )
 
 
-def _unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.dim() == 1 else x.contiguous()
-
-
-def _contiguous(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.contiguous()
-
-
 def _strides(x: Tensor | None) -> tuple[int, int, int]:
     """Of batch, time and head; a fixed decay has only heads."""
     if x is None:
@@ -193,7 +195,7 @@ def forward(
     state = call.empty(call.sequences, call.H, call.K, call.V)
     checkpoints = call.empty(0)
     if call.T <= STEPS and not keep:
-        call.steps(o, _contiguous(initial_state), state)
+        call.steps(o, contiguous(initial_state), state)
         return o, state, checkpoints
     added = call.per_segment()
     if call.segments > 1:
@@ -206,7 +208,7 @@ def forward(
         k,
         values,
         out=o,
-        start=_contiguous(initial_state),
+        start=contiguous(initial_state),
         finish=state,
         checkpoints=checkpoints if checkpoints.numel() else None,
         added=added,
@@ -244,7 +246,7 @@ def backward(
     added = call.per_segment()
     kept = {"checkpoints": checkpoints if call.segments > 1 else None, "added": added}
     call.sweep(
-        DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=_contiguous(initial_state), **kept
+        DQ, do, V, K, Q, out=dq, dg=dg, states=states, start=contiguous(initial_state), **kept
     )
     call.sweep(
         DK, V, do, Q, K, out=dk, dg=dg, states=states, start=dstate.contiguous(), added=added

@@ -64,5 +64,13 @@ TABLE: dict[str, Rows] = {
         ("scan dq vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
         ("scan dk vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
         ("scan dv vector", 4): {64: (32, 4, 2), 256: (16, 8, 1)},
+        ("conv forward", 2): {64: (64, 1, 1), 128: (128, 1, 1), 256: (256, 1, 1)},
+        ("conv backward", 2): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("conv forward", 4): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("conv backward", 4): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("selective forward", 2): {64: (64, 1, 1)},
+        ("selective backward", 2): {64: (64, 1, 1)},
+        ("selective forward", 4): {64: (64, 1, 1)},
+        ("selective backward", 4): {64: (64, 1, 1)},
     },
 }
