@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from .parts import part_of
-from .rows import floats, load, rows, store_rows, zeros
+from .rows import floats, load, only_if, rows, store_rows, zeros
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -122,7 +122,7 @@ def advance(
             if checkpoints is not None:
                 step = begin + b * STEPS
                 place = checkpoints + ((slot + step // INTERVAL) * N + n) * D
-                tl.store(place, h, mask=known & (step % INTERVAL == 0))
+                tl.store(place, h, mask=only_if(step % INTERVAL == 0, known))
             read = ()
             for i in tl.static_range(STEPS):
                 h = tl.exp2(delta_b[i] * rate) * h + drive[i] * B_n[i]
@@ -133,7 +133,7 @@ def advance(
             if (b + 1 < blocks) or (y is None):
                 tl.store(hold + n * D, h, mask=known)
             else:
-                tl.store(final + state + n, h, mask=known & last)
+                tl.store(final + state + n, h, mask=only_if(last, known))
         if y is not None:
             store_rows(y, y_b, D, d, known, count)
             y += STEPS * D
@@ -149,7 +149,7 @@ def advance(
             h = tl.zeros([BLOCK], tl.float32)
             if initial is not None:
                 h = load(initial + state + n, known)
-            tl.store(final + state + n, h, mask=known & (begin == 0))
+            tl.store(final + state + n, h, mask=only_if(begin == 0, known))
 
 
 @triton.jit
@@ -335,4 +335,4 @@ def retreat(
         tl.store(dA + N * D, dD, mask=known)
         for n in range(0, N):
             g = load(hold + n * D, known)
-            tl.store(dinitial + state + n, g, mask=known & (begin == 0))
+            tl.store(dinitial + state + n, g, mask=only_if(begin == 0, known))
