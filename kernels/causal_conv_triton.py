@@ -24,7 +24,7 @@ from .causal_conv_chunked import _backward_flops, _forward_flops
 from .interface import NAMESPACE, register_flops
 from .launch import Tile, cdiv, contiguous, device_of, launch, unit_stride
 from .parts import Parts, part_of, parts_of
-from .rows import load, only_if, rows, store_rows, zeros
+from .rows import load, rows, store_rows, zeros
 from .tiles import tile_of
 
 ROWS = 4
@@ -55,9 +55,9 @@ def _window(x, stride, initial, begin, d, known, W: tl.constexpr):
     window = (tl.zeros_like(d).to(tl.float32),)
     for i in tl.static_range(1, W):
         step = begin - W + i
-        x_i = load(x + (i - W) * stride + d, only_if(step >= 0, known))
+        x_i = load(x + (i - W) * stride + d, tl.where(step >= 0, known, False))
         if initial is not None:
-            x_i += load(initial + d * (W - 1) + (step + W - 1), only_if(step < 0, known))
+            x_i += load(initial + d * (W - 1) + (step + W - 1), tl.where(step < 0, known, False))
         window = window + (x_i,)  # noqa: RUF005
     return window
 
@@ -94,7 +94,7 @@ def convolve(
     offset = tl.zeros([BLOCK], tl.float32)
     if bias is not None:
         offset = load(bias + d, known)
-    window = _window(x, x_time, initial, begin, d, only_if(count >= 0, known), W)
+    window = _window(x, x_time, initial, begin, d, tl.where(count >= 0, known, False), W)
     coming = rows(x, x_time, d, known, count, ROWS)
     for i in range(0, count, ROWS):
         here = coming
@@ -145,7 +145,7 @@ def gradients(
     offset = tl.zeros([BLOCK], tl.float32)
     if bias is not None:
         offset = load(bias + d, known)
-    window = _window(x, x_time, initial, begin, d, only_if(count >= 0, known), W)
+    window = _window(x, x_time, initial, begin, d, tl.where(count >= 0, known, False), W)
     reached = zeros(BLOCK, W)  # gradients before the activation, of the last W steps
     sums = zeros(BLOCK, W + 1)  # the gradients of weight, and of bias
 
@@ -177,12 +177,12 @@ def gradients(
             past = begin + i + j  # the step's place, counted from the first of the initial state
             if W > 1:
                 if past >= length:  # it is in the final state too
-                    there = only_if(past - length < W - 1, known)
+                    there = tl.where(past - length < W - 1, known, False)
                     dx_j += load(dfinal + state + (past - length), there)
                 if past < W - 1:
                     tl.store(dinitial + state + past, dx_j, mask=known)
             inside = (i + j >= W - 1) & (i + j - (W - 1) < count)
-            tl.store(dx + j * D, dx_j.to(dx.dtype.element_ty), mask=only_if(inside, known))
+            tl.store(dx + j * D, dx_j.to(dx.dtype.element_ty), mask=tl.where(inside, known, False))
         dx += ROWS * D
     dweight += p.to(tl.int64) * ((W + 1) * D) + d
     for w in tl.static_range(W + 1):

@@ -3,6 +3,9 @@
 # Triton compiles what follows: its static_range has no iterator, its tuples no unpacking (RUF005).
 # pyright: reportGeneralTypeIssues=false
 
+# A mask of channels under one condition is where(condition, mask, False): of a scalar and a tensor,
+# the interpreter of Triton 3.9 makes & an int32.
+
 import triton
 import triton.language as tl
 
@@ -14,17 +17,11 @@ def load(pointer, mask):
 
 
 @triton.jit
-def only_if(condition, mask):
-    """The mask, or nothing of it."""
-    return tl.where(condition, mask, False)  # & would be an int32 in the interpreter of Triton 3.9
-
-
-@triton.jit
 def rows(x, stride, d, known, count, ROWS: tl.constexpr):
     """The channels d of ROWS rows from x on, as they are in memory; zero from `count` on."""
     loaded = ()
     for i in tl.static_range(ROWS):
-        x_i = tl.load(x + i * stride + d, mask=only_if(i < count, known), other=0.0)
+        x_i = tl.load(x + i * stride + d, mask=tl.where(i < count, known, False), other=0.0)
         loaded = loaded + (x_i,)  # noqa: RUF005
     return loaded
 
@@ -50,4 +47,4 @@ def store_rows(x, values, stride: tl.constexpr, d, known, count):
     """Each where `rows` would read it, but for those from `count` on."""
     for i in tl.static_range(len(values)):
         value = values[i].to(x.dtype.element_ty)
-        tl.store(x + i * stride + d, value, mask=only_if(i < count, known))
+        tl.store(x + i * stride + d, value, mask=tl.where(i < count, known, False))

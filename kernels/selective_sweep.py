@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from .parts import part_of
-from .rows import floats, load, only_if, rows, store_rows, zeros
+from .rows import floats, load, rows, store_rows, zeros
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -32,7 +32,8 @@ def _weights(x, stride, count, STEPS: tl.constexpr):
     """One state's weight in STEPS steps, scalars."""
     weights = ()
     for i in tl.static_range(STEPS):
-        weights = weights + (load(x + i * stride, i < count),)  # noqa: RUF005
+        weight = tl.load(x + i * stride, mask=i < count, other=0.0).to(tl.float32)
+        weights = weights + (weight,)  # noqa: RUF005
     return weights
 
 
@@ -122,7 +123,7 @@ def advance(
             if checkpoints is not None:
                 step = begin + b * STEPS
                 place = checkpoints + ((slot + step // INTERVAL) * N + n) * D
-                tl.store(place, h, mask=only_if(step % INTERVAL == 0, known))
+                tl.store(place, h, mask=tl.where(step % INTERVAL == 0, known, False))
             read = ()
             for i in tl.static_range(STEPS):
                 h = tl.exp2(delta_b[i] * rate) * h + drive[i] * B_n[i]
@@ -133,7 +134,7 @@ def advance(
             if (b + 1 < blocks) or (y is None):
                 tl.store(hold + n * D, h, mask=known)
             else:
-                tl.store(final + state + n, h, mask=only_if(last, known))
+                tl.store(final + state + n, h, mask=tl.where(last, known, False))
         if y is not None:
             store_rows(y, y_b, D, d, known, count)
             y += STEPS * D
@@ -149,7 +150,7 @@ def advance(
             h = tl.zeros([BLOCK], tl.float32)
             if initial is not None:
                 h = load(initial + state + n, known)
-            tl.store(final + state + n, h, mask=only_if(begin == 0, known))
+            tl.store(final + state + n, h, mask=tl.where(begin == 0, known, False))
 
 
 @triton.jit
@@ -335,4 +336,4 @@ def retreat(
         tl.store(dA + N * D, dD, mask=known)
         for n in range(0, N):
             g = load(hold + n * D, known)
-            tl.store(dinitial + state + n, g, mask=only_if(begin == 0, known))
+            tl.store(dinitial + state + n, g, mask=tl.where(begin == 0, known, False))

@@ -11,7 +11,7 @@ from archsearch.kernels import causal_conv_triton as module
 from archsearch.kernels.launch import Device, Tile
 
 
-def case(T, W, B=2, D=3, sequences=None) -> dict[str, Any]:
+def case(T, W, B=1, D=3, sequences=None) -> dict[str, Any]:
     shapes = {
         "x": (B, T, D),
         "weight": (D, W),
@@ -30,7 +30,7 @@ def _short_parts(monkeypatch):
 
 @pytest.mark.parametrize(("T", "W"), [(1, 1), (1, 4), (2, 8), (13, 1), (16, 3), (11, 8)])
 def test_is_the_reference(agree, T, W):
-    agree(causal_conv, case(T, W), torch.float32, backend="triton", activation="silu")
+    agree(causal_conv, case(T, W, B=2), torch.float32, backend="triton", activation="silu")
 
 
 def test_tiles_of_channels_without_activation(agree):
@@ -51,7 +51,7 @@ def test_absent_tensors(agree, absent):
 def test_packing_is_separate_calls(agree, W, states):
     """Sequences that are empty, of one step, shorter than W, of exactly a part, of several."""
     borders = torch.tensor([0, 0, 1, 4, 4, 12, 22, 22])
-    tensors = case(22, W, B=1, sequences=7)
+    tensors = case(22, W, sequences=7)
     tensors["initial_state"] = tensors["initial_state"] if states else None
     options = {"backend": "triton", "cu_seqlens": borders, "activation": "silu"}
     agree(causal_conv, tensors, torch.float32, **options)
@@ -69,7 +69,7 @@ def test_a_split_is_the_whole(cut):
 
 def test_strides_may_be_any(agree):
     """Channels of a wider tensor, and time before the batch."""
-    tensors = case(9, 3)
+    tensors = case(9, 3, B=2)
     for x in (torch.randn(2, 9, 7)[:, :, 2:5], torch.randn(9, 2, 3).transpose(0, 1)):
         assert not x.is_contiguous()
         agree(causal_conv, {**tensors, "x": x}, torch.float32, backend="triton")
@@ -85,7 +85,7 @@ def gradients(tensors):
 def test_runs_are_equal_bit_for_bit():
     tensors = case(10, 2)
     first = gradients(tensors)
-    for _ in range(4):
+    for _ in range(2):
         for a, b in zip(gradients(tensors), first, strict=True):
             assert torch.equal(a, b)
 
@@ -108,7 +108,7 @@ def test_too_wide_a_filter_is_named():
 
 
 def test_what_pytorch_is_owed():
-    tensors = {name: x.float().requires_grad_() for name, x in case(3, 2).items()}
+    tensors = {name: x.float().requires_grad_() for name, x in case(2, 2).items()}
     x, weight, bias, state = tensors.values()
     arguments = (x, weight, bias, "silu", state, None)
     results = torch.library.opcheck(module.causal_conv_triton, arguments)
