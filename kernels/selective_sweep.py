@@ -7,7 +7,9 @@ A program owns a tile of channels, which lie across the lanes, and takes STEPS s
 their rows are in registers, and the N states pass one after another. So sums over N need no
 exchange between lanes, nothing grows with N, and a state visits memory once in STEPS steps. B_t[n]
 and C_t[n] are scalars to a program. The strides of time are compiled in: no addresses of rows are
-held in registers.
+held in registers. Every lane has channels of its own (a tile is no smaller than its lanes), so of
+the states left in memory it reads what it wrote itself; barriers stand between, should the compiler
+lay out a load otherwise than the store.
 
 If there are few programs, time is cut into parts: a first launch (without outputs) leaves what each
 adds to the state, and the sum of its deltas, of which its decay is exp(A sum); every part of the

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from archsearch.kernels import selective_scan
 from archsearch.kernels import selective_scan_triton as module
 from archsearch.kernels.launch import Device, Tile
+from archsearch.kernels.tiles import TABLE
 
 PER_STEP = ("x", "delta", "B", "C")
 
@@ -150,6 +151,22 @@ def test_parts_are_no_shorter_than_the_processors_need(monkeypatch):
         processors(monkeypatch, number)
         numbers[number] = parts(tensors)[:2]
     assert numbers == {0: (64, 1), 1: (8, 8), 10: (4, 16)}
+
+
+def test_every_lane_has_a_channel_of_its_own():
+    """Only so does a lane read back the state that it left: none is held by two."""
+    for architecture, table in TABLE.items():
+        lanes = 64 if architecture.startswith("gfx") else 32
+        for (kernel, _), sizes in table.items():
+            for block, warps, _ in sizes.values() if kernel.startswith("selective") else ():
+                assert block >= lanes * warps
+
+
+def test_one_step_out_of_a_batch_is_a_row_of_its_own():
+    """The distance in time, which is compiled in, must not be that of the batch's layout."""
+    x = torch.randn(1, 5, 3).transpose(0, 1)
+    assert x.stride() == (3, 15, 1) and x.is_contiguous()
+    assert module._in_rows(x).stride() == (3, 3, 1)
 
 
 def test_what_pytorch_is_owed():
