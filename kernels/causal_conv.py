@@ -18,6 +18,7 @@ from .causal_conv_chunked import causal_conv_chunked
 from .interface import Arguments, Backend, accumulation_dtype
 
 Activation = Literal["silu"]
+WIDEST = 8  # for Triton, which keeps the window in registers
 
 
 def causal_conv_reference(
@@ -69,8 +70,9 @@ def causal_conv(
             None.
         cu_seqlens: the borders 0 = c_0 <= ... <= c_M = T of M sequences packed into a batch of 1,
             (M + 1,), integers; the states then lead with M. They are read on the host.
-        backend: "reference" (step loop), "chunked" (shifted sums, any device), "auto" (the fastest
-            there is: now chunked).
+        backend: "reference" (step loop), "chunked" (shifted sums, any device), "triton" (W <= 8; a
+            GPU, or TRITON_INTERPRET=1), "auto": triton on GPUs where it has been checked, else
+            chunked.
 
     Returns:
         y (B, T, D) and the state (B, D, W - 1), the last W - 1 inputs; both in x's dtype.
@@ -92,8 +94,21 @@ def causal_conv(
         arguments.sizes["W-1"] = weight.shape[1] - 1
         shape = "B D W-1" if bounds is None else "sequences D W-1"
         arguments.tensor("initial_state", initial_state, shape)
-    reference = arguments.backend(backend) == "reference"
-    operator = causal_conv_reference if reference else causal_conv_chunked
+    given = [z for z in (x, weight, bias, initial_state) if z is not None]
+    chosen = arguments.backend(backend, *given)
+    if chosen == "triton" and weight.shape[1] > WIDEST:
+        if backend == "triton":
+            raise arguments.error(
+                f"backend 'triton' takes widths W <= {WIDEST}; got W = {weight.shape[1]}: "
+                "use 'chunked'"
+            )
+        chosen = "chunked"
+    if chosen == "triton":
+        from .causal_conv_triton import causal_conv_triton
+
+        borders = None if cu_seqlens is None else cu_seqlens.to(x.device).contiguous()
+        return causal_conv_triton(x, weight, bias, activation, initial_state, borders)
+    operator = causal_conv_reference if chosen == "reference" else causal_conv_chunked
     if bounds is None:
         return operator(x, weight, bias, activation, initial_state)
 

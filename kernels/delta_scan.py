@@ -96,7 +96,7 @@ def delta_scan(
 
     Sources: Schlag et al. 2021; Yang et al. 2024; Yang et al. 2025.
     """
-    arguments = Arguments("delta_scan", triton=True)
+    arguments = Arguments("delta_scan")
     arguments.tensor("q", q, "B T G K")
     arguments.tensor("k", k, "B T G K")
     arguments.tensor("v", v, "B T H V")
@@ -113,7 +113,7 @@ def delta_scan(
     if chosen == "triton":
         from .delta_scan_triton import STEPS, delta_scan_triton
 
-        borders = None if cu_seqlens is None else cu_seqlens.to(v.device)
+        borders = None if cu_seqlens is None else cu_seqlens.to(v.device).contiguous()
         keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
         few = v.shape[1] <= STEPS and not keep
         return delta_scan_triton(q, k, v, beta, log_decay, factor, initial_state, borders, few)

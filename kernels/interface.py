@@ -61,9 +61,8 @@ def without_autocast(tensor: Tensor) -> torch.autocast:
 class Arguments:
     """The arguments of one call, checked in turn: a size letter means the same in all of them."""
 
-    def __init__(self, operator: str, *, triton: bool = False) -> None:
+    def __init__(self, operator: str) -> None:
         self.operator = operator
-        self.triton = triton  # whether the operator has Triton kernels
         self.sizes: dict[str, int] = {}
         self.device: torch.device | None = None
 
@@ -98,7 +97,7 @@ class Arguments:
             return "reference"
         dtypes = {x.dtype for x in tensors}
         if backend == "auto":
-            there = self.triton and dtypes <= TRITON_DTYPES and _runs_here(self.device)
+            there = dtypes <= TRITON_DTYPES and _runs_here(self.device)
             return "triton" if there else "chunked"
         if backend == "triton":
             self._require_triton(dtypes)
@@ -106,11 +105,6 @@ class Arguments:
         return "chunked"
 
     def _require_triton(self, dtypes: set[torch.dtype]) -> None:
-        if not self.triton:
-            raise self.error(
-                "backend 'triton' is not there yet: its kernels are still to be written; "
-                "'auto', 'chunked' and 'reference' are there"
-            )
         if dtypes - TRITON_DTYPES:
             raise self.error(
                 "backend 'triton' takes float32, bfloat16 and float16; got "

@@ -41,8 +41,9 @@ def architecture(device: torch.device) -> str:
 
 
 def launch(kernel: Any, programs: int, tile: Tile, *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on a one-dimensional grid: its other axes end at 65535."""
-    kernel[(programs,)](*arguments, **constants, num_warps=tile.warps, num_stages=tile.stages)
+    """Run a kernel on its first tensor's device and one axis: the others end at 65535."""
+    with torch.cuda.device_of(arguments[0]):
+        kernel[(programs,)](*arguments, **constants, num_warps=tile.warps, num_stages=tile.stages)
 
 
 def product_dtype(*tensors: Tensor) -> torch.dtype:

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import cdiv
+
 
 class Parts(NamedTuple):
     """How many there are; each is `steps` long, but for the last of a sequence."""
@@ -15,16 +17,11 @@ class Parts(NamedTuple):
     sequences: int
 
 
-def pieces(length: int, size: int) -> int:
-    """How many of that size cover the length."""
-    return (length + size - 1) // size
-
-
 def parts_of(B: int, T: int, cu_seqlens: Tensor | None, steps: int) -> Parts:
     """The parts of a batch: a packed sequence has one too many at most, and no border is read."""
     if cu_seqlens is None:
-        return Parts(steps, B * pieces(T, steps), B)
-    sequences = len(cu_seqlens) - 1
+        return Parts(steps, B * cdiv(T, steps), B)
+    sequences = cu_seqlens.shape[0] - 1
     return Parts(steps, T // steps + sequences, sequences)
 
 

@@ -80,7 +80,7 @@ def scan(
 
     Sources: Katharopoulos et al. 2020; Sun et al. 2023; Yang et al. 2024; Dao and Gu 2024.
     """
-    arguments = Arguments("scan", triton=True)
+    arguments = Arguments("scan")
     arguments.tensor("q", q, "B T G K")
     arguments.tensor("k", k, "B T G K")
     arguments.tensor("v", v, "B T H V")
@@ -96,7 +96,7 @@ def scan(
     if chosen == "triton":
         from .scan_triton import scan_triton
 
-        borders = None if cu_seqlens is None else cu_seqlens.to(v.device)
+        borders = None if cu_seqlens is None else cu_seqlens.to(v.device).contiguous()
         keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
         return scan_triton(q, k, v, log_decay, factor, initial_state, borders, keep)[:2]
 

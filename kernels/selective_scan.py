@@ -71,8 +71,8 @@ def selective_scan(
         initial_state: h_0, (B, D, N); zeros when None.
         cu_seqlens: the borders 0 = c_0 <= ... <= c_M = T of M sequences packed into a batch of 1,
             (M + 1,), integers; the states then lead with M. They are read on the host.
-        backend: "reference" (step loop), "chunked" (blocks of steps, any device), "auto" (the
-            fastest there is: now chunked).
+        backend: "reference" (step loop), "chunked" (blocks of steps, any device), "triton" (a GPU,
+            or TRITON_INTERPRET=1), "auto": triton on GPUs where it has been checked, else chunked.
 
     Returns:
         y (B, T, D) in x's dtype, and the final state (B, D, N).
@@ -94,8 +94,15 @@ def selective_scan(
     if initial_state is not None:
         shape = "B D N" if bounds is None else "sequences D N"
         arguments.tensor("initial_state", initial_state, shape)
-    reference = arguments.backend(backend) == "reference"
-    operator = selective_scan_reference if reference else selective_scan_chunked
+    given = [z for z in (x, delta, A, B, C, D, initial_state) if z is not None]
+    chosen = arguments.backend(backend, *given)
+    if chosen == "triton":
+        from .selective_scan_triton import selective_scan_triton
+
+        borders = None if cu_seqlens is None else cu_seqlens.to(x.device).contiguous()
+        keep = torch.is_grad_enabled() and any(z.requires_grad for z in given)
+        return selective_scan_triton(x, delta, A, B, C, D, initial_state, borders, keep)[:2]
+    operator = selective_scan_reference if chosen == "reference" else selective_scan_chunked
     if bounds is None:
         return operator(x, delta, A, B, C, D, initial_state)[:2]
 

@@ -72,5 +72,13 @@ TABLE: dict[str, Rows] = {
         ("delta write", 4): {256: (32, 8, 1)},
         ("delta unwrite", 4): {256: (16, 8, 1)},
         ("delta gather", 4): {256: (32, 8, 1)},
+        ("conv forward", 2): {64: (64, 1, 1), 128: (128, 1, 1), 256: (256, 1, 1)},
+        ("conv backward", 2): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("conv forward", 4): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("conv backward", 4): {64: (64, 1, 1), 128: (128, 1, 1)},
+        ("selective forward", 2): {64: (64, 1, 1)},
+        ("selective backward", 2): {64: (64, 1, 1)},
+        ("selective forward", 4): {64: (64, 1, 1)},
+        ("selective backward", 4): {64: (64, 1, 1)},
     },
 }

@@ -84,7 +84,17 @@ def test_the_source_computes_the_same_bits(
         assert torch.equal(p.grad, q.grad)
 
 
-TRITON = {"launch.py", "scan_triton.py", "steps.py", "sweep.py"}  # imported on a GPU only
+TRITON = {  # imported on a GPU only
+    *(
+        "causal_conv_triton.py",
+        "chunk_triton.py",
+        "launch.py",
+        "parts.py",
+        "rows.py",
+        "scan_triton.py",
+    ),
+    *("selective_scan_triton.py", "selective_sweep.py", "steps.py", "sweep.py"),
+}
 
 
 def test_only_what_is_used_comes_along(tmp_path: Path) -> None:

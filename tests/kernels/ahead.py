@@ -224,5 +224,41 @@ def delta_launches(
     return made
 
 
+def conv_launches(
+    architecture: str, D: int, W: int, dtype: torch.dtype, tile_of: Callable | None = None
+) -> dict[str, Launch]:
+    """All that one call of causal_conv launches, with every tensor there can be."""
+    from archsearch.kernels import causal_conv_triton as module
+    from archsearch.kernels.launch import Device
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    x, weight, bias, state = empty(1, 8192, D), empty(D, W), empty(D), empty(1, D, W - 1)
+    with recorded(module, Device(architecture, 132), tile_of) as launches:
+        module.forward(x, weight, bias, "silu", state, None)
+        module.backward(x, state, x, weight, bias, "silu", state, None)
+    return dict(zip(("forward", "backward"), launches, strict=True))
+
+
+def selective_launches(
+    architecture: str, D: int, N: int, dtype: torch.dtype, tile_of: Callable | None = None
+) -> dict[str, Launch]:
+    """All that one call of selective_scan launches when time is cut into parts: the fullest case."""
+    from archsearch.kernels import selective_scan_triton as module
+    from archsearch.kernels.launch import Device
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    x, weights, rates = empty(1, 8192, D), empty(1, 8192, N), empty(D, N, dtype=torch.float32)
+    skip, state = empty(D, dtype=torch.float32), empty(1, D, N, dtype=torch.float32)
+    inputs = x, x, rates, weights, weights, skip
+    with recorded(module, Device(architecture, 132), tile_of) as launches:
+        module.forward(*inputs, state, None, True)
+        module.backward(x, state, state, *inputs, None)
+    return dict(zip(("state", "forward", "dstate", "backward"), launches, strict=True))
+
+
 if __name__ == "__main__":
     search(sys.argv[1])

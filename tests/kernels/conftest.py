@@ -36,7 +36,7 @@ def run(function: Callable, tensors: dict[str, Tensor | None], **options) -> Res
     """Values, and the gradients of one fixed functional of both outputs to every tensor."""
     leaves = {name: x.detach().requires_grad_() for name, x in tensors.items() if x is not None}
     output, state = function(**{**tensors, **leaves}, **options)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     weights = [
         torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in (output, state)
     ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ahead import SHARED, SPILL, compile_call
+from ahead import SHARED, SPILL, compile_call, compile_for, conv_launches, selective_launches
 
 from archsearch.kernels.tiles import TABLE
 
@@ -25,6 +25,7 @@ def test_every_row_compiles():
         (architecture, kernel.split()[-1], size, dtypes[width])
         for architecture, table in TABLE.items()
         for (kernel, width), rows in table.items()
+        if kernel.startswith("scan")
         for size in rows
     }
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -37,3 +38,17 @@ def test_every_row_compiles():
                 assert got.register_operands == 0, where
                 assert got.shared <= SHARED[architecture], where
                 assert got.stack <= allowed, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("operator", "inner"), [("conv", 4), ("selective", 16)])
+def test_step_by_step_kernels_keep_all_in_registers(operator, inner, dtype):
+    launches = {"conv": conv_launches, "selective": selective_launches}[operator]
+    for architecture, table in TABLE.items():
+        sizes = {n for (kernel, _), rows in table.items() if operator in kernel for n in rows}
+        for size in sizes:
+            for role, launch in launches(architecture, size, inner, dtype).items():
+                got = compile_for(architecture, launch)
+                assert got.stack <= 16, f"{architecture} {operator} {role} {size} {dtype}: {got}"
+                assert got.shared <= SHARED[architecture]
