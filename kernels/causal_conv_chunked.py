@@ -1,14 +1,19 @@
-"""causal_conv as W shifted multiply-adds over all steps at once, on any device PyTorch has.
+"""causal_conv as W shifted multiply-adds over a tile of steps, on any device PyTorch has.
 
-On (B, T, D) that moves less memory than a convolution, which wants (B, D, T). Weights are used as
-(W, D): a row runs along the channels, as the inputs do.
+On (B, T, D) that moves less memory than a convolution, which wants (B, D, T). A tile is small
+enough to be in a cache still for the next of its passes; its past are the inputs before it. Weights
+are used as (W, D): a row runs along the channels, as the inputs do.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .interface import NAMESPACE, accumulation_dtype, register_flops
+
+TILE = 1 << 18  # numbers, a MiB of float32; below it dispatch costs more than the cache saves
 
 
 def _rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -23,14 +28,22 @@ def _reads(T: int, W: int) -> list[tuple[int, tuple[slice, slice], tuple[slice, 
     return list(zip(range(W), inputs, pasts, strict=True))
 
 
+def _tiles(x: Tensor, past: Tensor | None, W: int) -> Iterator[tuple[slice, Tensor | None]]:
+    """Steps in order, and the W - 1 inputs before them; None where these are zeros."""
+    B, T, D = x.shape
+    steps = max(W, TILE // (B * D))
+    for start in range(0, T, steps):
+        yield slice(start, min(start + steps, T)), x[:, start - W + 1 : start] if start else past
+
+
 def _filter(x: Tensor, past: Tensor | None, rows: Tensor, bias: Tensor | None) -> Tensor:
     """The sum before the activation, in the dtype it is summed in; all but bias have it."""
-    y = x * rows[0]
+    y = x * rows[0] if bias is None else torch.addcmul(bias.to(x.dtype), x, rows[0])
     for i, (to, of), (early, of_past) in _reads(x.shape[1], len(rows))[1:]:
         y[:, to].addcmul_(x[:, of], rows[i])
         if past is not None:
             y[:, early].addcmul_(past[:, of_past], rows[i])
-    return y if bias is None else y.add_(bias.to(y.dtype))
+    return y
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked", mutates_args=())
@@ -44,13 +57,16 @@ def causal_conv_chunked(
     """Y and the last W - 1 inputs."""
     (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
     past = None if initial_state is None else initial_state.to(dtype).mT
-    y = _filter(x.to(dtype), past, _rows(weight, dtype), bias)
-    y = F.silu(y, inplace=True) if activation == "silu" else y
+    rows, y = _rows(weight, dtype), x.new_empty(x.shape)
+    for span, before in _tiles(x, past, W):
+        before = None if before is None else before.to(dtype)
+        Y = _filter(x[:, span].to(dtype), before, rows, bias)
+        y[:, span] = F.silu(Y, inplace=True) if activation == "silu" else Y
     last, kept = x.new_zeros(x.shape[0], x.shape[2], W - 1), min(T, W - 1)
     last[:, :, W - 1 - kept :] = x[:, T - kept :].mT
     if initial_state is not None:
         last[:, :, : W - 1 - kept] = initial_state[:, :, kept:]
-    return y.to(x.dtype), last
+    return y, last
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked_backward", mutates_args=())
@@ -65,27 +81,31 @@ def _causal_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to x, weight, bias (empty without one) and the initial state."""
     (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
-    X, rows, dy = x.to(dtype), _rows(weight, dtype), dy.to(dtype)
+    rows, dx = _rows(weight, dtype), x.new_empty(x.shape, dtype=dtype)
     past = None if initial_state is None else initial_state.to(dtype).mT
-    if activation == "silu":
-        dy = torch.ops.aten.silu_backward(dy, _filter(X, past, rows, bias))
-    dx, d_rows, d_past = (
-        dy * rows[0],
-        torch.zeros_like(rows),
-        dy.new_zeros(len(dy), W - 1, x.shape[2]),
-    )
-    for i, (to, of), (early, of_past) in _reads(T, W):
-        if i:
-            dx[:, of].addcmul_(dy[:, to], rows[i])
-        d_rows[i] = (dy[:, to] * X[:, of]).sum((0, 1))
-        if past is not None:
-            d_past[:, of_past].addcmul_(dy[:, early], rows[i])
-            d_rows[i] += (dy[:, early] * past[:, of_past]).sum((0, 1))
+    d_past, d_rows = dx.new_zeros(len(x), W - 1, x.shape[2]), torch.zeros_like(rows)
+    d_bias = x.new_empty(0) if bias is None else torch.zeros_like(rows[0])
+    for span, before in _tiles(x, past, W):
+        before = None if before is None else before.to(dtype)
+        X, g = x[:, span].to(dtype), dy[:, span].to(dtype)
+        if activation == "silu":
+            g = torch.ops.aten.silu_backward(g, _filter(X, before, rows, bias))
+        d_now = torch.mul(g, rows[0], out=dx[:, span])
+        d_before = dx[:, span.start - W + 1 : span.start] if span.start else d_past
+        for i, (to, of), (early, of_past) in _reads(X.shape[1], W):
+            if i:
+                d_now[:, of].addcmul_(g[:, to], rows[i])
+            d_rows[i] += (g[:, to] * X[:, of]).sum((0, 1))
+            if before is not None:
+                d_before[:, of_past].addcmul_(g[:, early], rows[i])
+                d_rows[i] += (g[:, early] * before[:, of_past]).sum((0, 1))
+        if bias is not None:
+            d_bias += g.sum((0, 1))
     kept = min(T, W - 1)  # of the final state, what came with x; the rest was in the past
     d_past[:, kept:] += dstate[:, :, : W - 1 - kept].mT
     dx[:, T - kept :] += dstate[:, :, W - 1 - kept :].mT
     d_weight = d_rows.flip(0).mT.to(weight.dtype, memory_format=torch.contiguous_format)
-    d_bias = x.new_empty(0) if bias is None else dy.sum((0, 1)).to(bias.dtype)
+    d_bias = d_bias if bias is None else d_bias.to(bias.dtype)
     return dx.to(x.dtype), d_weight, d_bias, d_past.mT.contiguous()
 
 

@@ -18,7 +18,7 @@ Crossing = list[tuple[Tensor, Tensor]]
 Decays = tuple[Crossing, tuple[Tensor, Tensor]]
 
 
-def _sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+def sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """sum_to_size, one axis at a time: on CPU 10 times as fast as two that do not touch."""
     for axis, size in enumerate(shape):
         x = x if x.shape[axis] == size else x.sum(axis, keepdim=True)
@@ -28,7 +28,7 @@ def _sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
 # ---- a decay per head: the products q_i . k_j are weighted
 
 
-def _spans(g: Tensor) -> Tensor:
+def spans(g: Tensor) -> Tensor:
     """exp(g_{j+1} + ... + g_i) at row j + 1, column i, for j = 0 (before the chunk), 1, ..., C.
 
     (..., C, 1) -> (..., C + 1, C). Row 0 is read, the last column below it write, and all below
@@ -39,8 +39,8 @@ def _spans(g: Tensor) -> Tensor:
     return sums.exp2_().triu_(-1)
 
 
-def _spans_backward(dP: Tensor, d_since: Tensor, d_until: Tensor, shape: Sequence[int]) -> Tensor:
-    """Gradient to g: of all exponents in _spans, of this shape, the sum of those that cross a step.
+def spans_backward(dP: Tensor, d_since: Tensor, d_until: Tensor, shape: Sequence[int]) -> Tensor:
+    """Gradient to g: of all exponents in spans, of this shape, the sum of those that cross a step.
 
     dP (transposed), d_since and d_until are the gradients of the exponents of P, read and write.
     """
@@ -49,7 +49,7 @@ def _spans_backward(dP: Tensor, d_since: Tensor, d_until: Tensor, shape: Sequenc
     exponents[..., :1, :] = d_since.sum(-1)[..., None, :]
     exponents[..., 1:, :] = dP
     exponents[..., 1:, -1:] += d_until.sum(-1, keepdim=True)
-    return (_sum_to(exponents, shape) @ dP.new_ones(C, C).tril()).triu_().sum(-2)[..., None]
+    return (sum_to(exponents, shape) @ dP.new_ones(C, C).tril()).triu_().sum(-2)[..., None]
 
 
 # ---- a decay per channel: inside the product, halves of halves
@@ -75,7 +75,7 @@ def _exp2(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format).exp2_()  # of a view it is slow
 
 
-def _decays(g: Tensor) -> Decays:
+def decays(g: Tensor) -> Decays:
     """Decays across the middle of every 2h steps, h = 1, 2, ..., C / 2; then (read, write).
 
     Blocks of h steps know, for each of their steps, the sum of g since their start and until their
@@ -92,7 +92,7 @@ def _decays(g: Tensor) -> Decays:
     return crossing, (since.exp2_(), until.exp2_())
 
 
-def _products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
+def products(q: Tensor, k: Tensor, crossing: Crossing) -> Tensor:
     """A_ij = q_i . P_ij k_j for decays as wide as q: (..., C, C), zero above the diagonal.
 
     Halving makes matmuls of it: P_ij splits at the border between the halves that i and j are in.
@@ -120,12 +120,12 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return (a[..., None] * b[..., None, :, :]).sum(-2)
 
 
-def _products_backward(
+def products_backward(
     q: Tensor, k: Tensor, crossing: Crossing, dA: Tensor, d_since: Tensor, d_until: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to q, k and g. What dA holds above the diagonal is not read.
 
-    d_since and d_until, overwritten, are the gradients of the chunk's own two sums in _decays.
+    d_since and d_until, overwritten, are the gradients of the chunk's own two sums in decays.
     """
     diagonal = dA.diagonal(dim1=-2, dim2=-1)[..., None]
     dq, dk = diagonal * k, diagonal * q
@@ -139,7 +139,7 @@ def _products_backward(
         dq_up += d_readers
         dk_low += d_writers
         exponents.append((h, d_readers.mul_(q_up), d_writers.mul_(k_low)))
-    for h, d_up, d_low in reversed(exponents):  # _decays backwards: a block becomes two
+    for h, d_up, d_low in reversed(exponents):  # decays backwards: a block becomes two
         (low_since, up_since), (low_until, _) = _halves(d_since, h), _halves(d_until, h)
         low_total, up_total = up_since.sum(1), low_until.sum(1)
         low_since[:, -1] += low_total

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def chunks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """(B, T, H, X) -> (B, H, n, C, X), C = min(size, T) steps each, perhaps a view of x.
+def chunks(x: Tensor, C: int, dtype: torch.dtype) -> Tensor:
+    """(B, T, H, X) -> (B, H, n, C, X), C steps each, perhaps a view of x.
 
     The padded steps are zero: they write nothing and do not decay.
     """
     B, T, H, X = x.shape
-    C, x = min(size, T), x.to(dtype)
+    x = x.to(dtype)
     if T % C:
         x = F.pad(x, (0, 0, 0, 0, 0, -T % C))
     return x.reshape(B, -1, C, H, X).permute(0, 3, 1, 2, 4).contiguous()

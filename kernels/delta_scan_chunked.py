@@ -63,7 +63,8 @@ def _decays_backward(d_sums: Tensor, d_read: Tensor) -> Tensor:
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> _Chunks:
-    Q, K, V, b, g = (chunks(x, CHUNK, accumulation_dtype(v)) for x in (q, k, v, beta, log_decay))
+    C, dtype = min(CHUNK, v.shape[1]), accumulation_dtype(v)
+    Q, K, V, b, g = (chunks(x, C, dtype) for x in (q, k, v, beta, log_decay))
     P, read = _decays(g)
     A, G = (Q @ K.mT).mul_(P), (K @ K.mT).mul_(P)
     one = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
@@ -157,7 +158,7 @@ def _delta_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients to q, k, v, beta, log_decay and the initial state; the states are recomputed."""
     with without_autocast(v):
-        dO = scale * chunks(do, CHUNK, accumulation_dtype(v))
+        dO = scale * chunks(do, min(CHUNK, v.shape[1]), accumulation_dtype(v))
         c = _prepare(q, k, v, beta, log_decay)
         E, U, S, _ = _write(c, _start(k, v, initial_state))
         dR, dS, d_initial = _write_backward(c, dO, dstate.to(dO.dtype))

@@ -14,18 +14,18 @@ pass, (T / C) K V numbers a head of the rows at hand.
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .chunk_decays import (
     Decays,
-    _decays,
-    _products,
-    _products_backward,
-    _spans,
-    _spans_backward,
-    _sum_to,
+    decays,
+    products,
+    products_backward,
+    spans,
+    spans_backward,
+    sum_to,
 )
+from .chunks import chunks
 from .interface import (
     NAMESPACE,
     accumulation_dtype,
@@ -38,16 +38,8 @@ CHUNK = 64  # steps; measured on CPU against 32 and 128
 TILE = 128  # chunks of one head taken at a time: (64, 64) matrices of float32 make 2 MiB
 
 
-def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, H, X) -> (B, H, n, C, X); the padded steps are zero: they keep the state as it is."""
-    T = x.shape[1]
-    C = min(CHUNK, 1 << (T - 1).bit_length())  # a power of two: chunks are halved below
-    padded = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
-    return padded.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).to(dtype).contiguous()
-
-
 def _store(x: Tensor, out: Tensor, factor: float = 1.0) -> None:
-    """Undoes _chunks: factor * x, (B, H, n, C, X), into out, (B, T, H, X)."""
+    """Undoes chunks: factor * x, (B, H, n, C, X), into out, (B, T, H, X)."""
     n, T = x.shape[2], out.shape[1]
     steps = out.unflatten(1, (n, T // n)).permute(0, 3, 1, 2, 4)
     torch.mul(x[..., : T // n, :], factor, out=steps)
@@ -55,9 +47,9 @@ def _store(x: Tensor, out: Tensor, factor: float = 1.0) -> None:
 
 def _tiles(B: int, T: int, H: int) -> Iterator[tuple[slice, list[slice]]]:
     """Rows of the batch and their steps in order: whole chunks, then a rest."""
-    chunks = max(1, TILE // H)  # of all heads
-    rows = min(B, max(1, chunks // -(-T // CHUNK)))
-    span, whole = CHUNK * max(1, chunks // rows), T - T % CHUNK
+    most = max(1, TILE // H)  # chunks of all heads
+    rows = min(B, max(1, most // -(-T // CHUNK)))
+    span, whole = CHUNK * max(1, most // rows), T - T % CHUNK
     steps = [slice(t, min(t + span, whole)) for t in range(0, whole, span)]
     steps += [slice(whole, T)] if whole < T else []
     return ((slice(row, row + rows), steps) for row in range(0, B, rows))
@@ -80,7 +72,7 @@ def _add(dg: Tensor, out: Tensor, rows: slice, steps: slice) -> None:
 
 
 def _weights(g: Tensor) -> Tensor | Decays:
-    return _spans(g) if g.shape[-1] == 1 else _decays(g)
+    return spans(g) if g.shape[-1] == 1 else decays(g)
 
 
 def _ends(weights: Tensor | Decays) -> tuple[Tensor, Tensor]:
@@ -98,10 +90,10 @@ def _scores(q: Tensor, k: Tensor, weights: Tensor | Decays) -> Tensor:
     """The decayed products q_i . P_ij k_j of every chunk, (..., C, C)."""
     if isinstance(weights, Tensor):
         P = weights[..., 1:, :]
-        products = _rows_by_rows(k, q)
-        return (products.mul_(P) if q.shape[2] == P.shape[2] else products * P).mT
+        scores = _rows_by_rows(k, q)
+        return (scores.mul_(P) if q.shape[2] == P.shape[2] else scores * P).mT
     crossing, (read, _) = weights
-    return _products(_repeated(q, read), _repeated(k, read), crossing)
+    return products(_repeated(q, read), _repeated(k, read), crossing)
 
 
 def _rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
@@ -122,8 +114,8 @@ def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
 def _carry(state: Tensor, decay: Tensor, added: Tensor, order: int = 1) -> tuple[Tensor, Tensor]:
     """The states each chunk meets, and the last: a chunk does state <- decay * state + added."""
     met = []
-    decays = decay.expand(*added.shape[:-2], *decay.shape[-2:])
-    for a, b in list(zip(decays.unbind(-3), added.unbind(-3), strict=True))[::order]:
+    factors = decay.expand(*added.shape[:-2], *decay.shape[-2:])
+    for a, b in list(zip(factors.unbind(-3), added.unbind(-3), strict=True))[::order]:
         met.append(state)
         state = torch.addcmul(b, a, state)
     return torch.stack(met[::order], -3), state
@@ -131,7 +123,9 @@ def _carry(state: Tensor, decay: Tensor, added: Tensor, order: int = 1) -> tuple
 
 def _grouped(x: Tensor, rows: slice, steps: slice, G: int, dtype: torch.dtype) -> Tensor:
     """A tile's chunks, (b, G, heads of the group, n, C, X)."""
-    return _chunks(_of_tile(x, rows, steps), dtype).unflatten(1, (G, -1))
+    x = _of_tile(x, rows, steps)
+    C = min(CHUNK, 1 << (x.shape[1] - 1).bit_length())  # a power of two: chunks are halved below
+    return chunks(x, C, dtype).unflatten(1, (G, -1))
 
 
 def _tile_backward(
@@ -159,14 +153,14 @@ def _tile_backward(
     dv = _add_product((write * k) @ dS.mT, A.mT, do)
     if isinstance(weights, Tensor):
         dA = _rows_by_rows(v, do)  # transposed
-        dg = _spans_backward(dA * A.mT, *exponents, weights.shape) if exponents else None
-        d_products = _sum_to(dA.mul_(weights[..., 1:, :]), (*q.shape[:-1], q.shape[-2]))
-        dq = _add_product(_sum_to(dq, q.shape), d_products.mT, k)
-        return dq, _add_product(_sum_to(dk, k.shape), d_products, q), dv, dg, d_state
+        dg = spans_backward(dA * A.mT, *exponents, weights.shape) if exponents else None
+        d_products = sum_to(dA.mul_(weights[..., 1:, :]), (*q.shape[:-1], q.shape[-2]))
+        dq = _add_product(sum_to(dq, q.shape), d_products.mT, k)
+        return dq, _add_product(sum_to(dk, k.shape), d_products, q), dv, dg, d_state
     crossing, (read, _) = weights
     Q, K, dA = _repeated(q, read), _repeated(k, read), _rows_by_rows(do, v)
-    within_q, within_k, dg = _products_backward(Q, K, crossing, dA, *exponents)
-    dq, dk = _sum_to(dq.add_(within_q), q.shape), _sum_to(dk.add_(within_k), k.shape)
+    within_q, within_k, dg = products_backward(Q, K, crossing, dA, *exponents)
+    dq, dk = sum_to(dq.add_(within_q), q.shape), sum_to(dk.add_(within_k), k.shape)
     return dq, dk, dv, dg, d_state
 
 

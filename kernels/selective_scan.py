@@ -59,7 +59,7 @@ def selective_scan(
 
     The state is summed in float32 whatever the inputs' dtype (float64 when x is float64), and
     gradients flow to every tensor, the initial state included, and from the final state. Kept for
-    the backward pass are the inputs and one state in every 8 to 64 steps.
+    the backward pass are the inputs and one state in every 8 steps, or more where they are narrow.
 
     Args:
         x: input, (B, T, D), T >= 1.

@@ -1,17 +1,21 @@
 """selective_scan in blocks of steps, on any device PyTorch has.
 
-Every (d, n) has a decay of its own, so there is no matmul to gain, and the work is memory traffic.
-A block of steps is taken at a time: the block's decays and inputs are formed at once, the
-steps run over them while they are in the cache, and the outputs leave in one product. The states
-lie as (N, D), channels innermost, so that the outer products with B and C run along whole rows. The
-backward pass takes the blocks from last to first, does each block's steps again from the state it
-began with, and then the same recurrence backwards in time.
+Every (d, n) has a decay of its own, so there is no matmul to gain, and the work is memory traffic
+and dispatch. A block of steps is taken at a time: the block's decays and inputs are formed at once,
+the steps run over them while they are in the cache, and the outputs leave in one product. The
+states lie as (N, D), channels innermost, so that the outer products with B and C run along whole
+rows. The backward pass takes the blocks from last to first, does each block's steps again from the
+state it began with, and then the same recurrence backwards in time.
 
 Memory: a tensor of (B, T, D, N) never exists. Kept for the backward pass are the inputs and the
-state before each block.
+state before each block. All blocks share their buffers, and so the views of single steps, each of
+which takes as long to make as a step to run.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .chunk_decays import LOG2_E
@@ -23,43 +27,80 @@ from .interface import (
     without_autocast,
 )
 
-BLOCK = 64  # steps of all rows together, at least 8 of each: half a MiB for D = 128 and N = 16
+STEPS = 8  # of a block; or more, if it is then still no larger than
+BLOCK = 1 << 16  # states: a quarter MiB of float32, of which the backward pass holds three
+LEAST = -80.0  # exponents above it do not underflow, even in float32
+
+Base = tuple[Callable[[Tensor], Tensor], float]
+Steps = tuple[Tensor, ...]
 
 
-def _block(batch: int) -> int:
-    return max(8, BLOCK // batch)  # steps of one block
+def _rows(batch: int, states: int) -> int:
+    """How many rows of the batch are taken together."""
+    return min(batch, max(1, BLOCK // (STEPS * states)))
 
 
-def _time_first(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, X) <-> (T, B, X), contiguous."""
-    return z.to(dtype).transpose(0, 1).contiguous()
+def _block(rows: int, states: int) -> int:
+    """The most steps of one block."""
+    return max(STEPS, BLOCK // (rows * states))
 
 
-def _decays(delta: Tensor, A: Tensor, out: Tensor) -> Tensor:
-    """(c, B, D), (N, D) times log2(e) -> (c, B, N, D); exp is slow where its result underflows."""
-    return torch.mul(delta[:, :, None, :], A, out=out[: len(delta)]).exp2_()
+def _new_starts(x: Tensor, A: Tensor) -> Tensor:
+    """Room for the states before each block, (blocks, B, N, D)."""
+    (batch, T, D), N = x.shape, A.shape[1]
+    blocks = -(-T // _block(_rows(batch, D * N), D * N))
+    return x.new_empty(blocks, batch, N, D, dtype=accumulation_dtype(x))
 
 
-def _outer(z: Tensor, w: Tensor, out: Tensor) -> Tensor:
-    """(c, B, D), (c, B, N) -> (c, B, N, D)."""
-    return torch.mul(z[..., None, :], w[..., :, None], out=out[: len(z)])
+def _tiles(starts: Tensor) -> Iterator[slice]:
+    """Rows of the batch."""
+    batch, states = starts.shape[1], starts[0, 0].numel()
+    rows = _rows(batch, states)
+    return (slice(row, row + rows) for row in range(0, batch, rows))
 
 
-def _states(decay: Tensor, h: Tensor, start: Tensor) -> Tensor:
-    """h_t <- decay_t h_{t-1} + h_t in place, from `start`; (c, B, N, D)."""
-    before = start
-    for decay_t, h_t in zip(decay.unbind(), h.unbind(), strict=True):
-        before = h_t.addcmul_(decay_t, before)
-    return h
+def _cut(z: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
+    """(B, T, X) -> (blocks, steps B, X); padded steps are zero: they keep the state as it is."""
+    z = F.pad(z, (0, 0, 0, -z.shape[1] % blocks)) if z.shape[1] % blocks else z
+    return z.to(dtype).transpose(0, 1).reshape(blocks, -1, z.shape[2]).contiguous()
 
 
-def _state_gradients(decay: Tensor, dh: Tensor, end: Tensor) -> Tensor:
-    """dh_t <- dh_t + decay_{t+1} dh_{t+1} in place; `end` is what reaches the last from behind."""
-    steps, decays = dh.unbind(), decay.unbind()
-    after = steps[-1].add_(end)
-    for dh_t, decay_after in zip(steps[-2::-1], decays[:0:-1], strict=True):
-        after = dh_t.addcmul_(decay_after, after)
-    return dh
+def _join(z: Tensor, out: Tensor) -> None:
+    """Undoes _cut, into out."""
+    batch, T, X = out.shape
+    out.copy_(z.view(-1, batch, X)[:T].transpose(0, 1))
+
+
+def _transposed(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy, (.., D, N) <-> (.., N, D)."""
+    return z.mT.to(dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+def _base(delta: Tensor, A: Tensor) -> Base:
+    """The exponential that the decays are taken with, and the factor of its exponents.
+
+    On CPU exp is faster than exp2, and up to 200 times slower where its result underflows.
+    """
+    if delta.is_cpu and delta.amax() * A.amin() > LEAST:
+        return torch.exp_, 1.0
+    return torch.exp2_, LOG2_E
+
+
+def _row(z: Tensor) -> Tensor:
+    return z[..., None, :]
+
+
+def _column(z: Tensor) -> Tensor:
+    return z[..., None]
+
+
+def _run(before: Steps, decay: Steps, h: Steps) -> None:
+    """In place h_t <- decay_t before_t + h_t, one after the other: before_t may be h_{t-1}."""
+    if h[0].is_cpu:  # there a loop in C++, in order; elsewhere perhaps one kernel for all
+        torch._foreach_addcmul_(h, decay, before)  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for before_t, decay_t, h_t in zip(before, decay, h, strict=True):
+        h_t.addcmul_(decay_t, before_t)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_chunked", mutates_args=())
@@ -74,25 +115,39 @@ def selective_scan_chunked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and the states before each block, (blocks, B, N, D)."""
     with without_autocast(x):
-        dtype = accumulation_dtype(x)
-        X, S, Bs, Cs = (_time_first(z, dtype) for z in (x, delta, B, C))
-        state = state_or_zeros(initial_state, x, x.shape[0], *A.shape).mT.contiguous()
-        A, drive, c = LOG2_E * A.to(dtype).mT.contiguous(), S * X, _block(len(x))
-        Y, starts = torch.empty_like(X), []
-        buffers = X.new_empty(2, c, *state.shape)  # one for all blocks: it stays in the cache
-        blocks = (z.split(c) for z in (S, drive, Bs, Cs, Y))
-        for S_c, drive_c, B_c, C_c, Y_c in zip(*blocks, strict=True):
-            starts.append(state)
-            h = _states(_decays(S_c, A, buffers[0]), _outer(drive_c, B_c, buffers[1]), state)
-            torch.matmul(C_c[:, :, None, :], h, out=Y_c[:, :, None, :])
-            state = h[-1].clone()
-        if D is not None:
-            Y.addcmul_(D.to(dtype), X)
-        return _time_first(Y, x.dtype), _transposed(state, state.dtype), torch.stack(starts)
+        dtype, base = accumulation_dtype(x), _base(delta, A)
+        y, starts = x.new_empty(x.shape), _new_starts(x, A)
+        states = _transposed(state_or_zeros(initial_state, x, len(x), *A.shape), dtype)
+        A = A.to(dtype).mT.contiguous()
+        for rows in _tiles(starts):
+            X, S, Bs, Cs = (_cut(z[rows], len(starts), dtype) for z in (x, delta, B, C))
+            Y = torch.empty_like(X)
+            _forward((A, S, S * X, Bs, Cs), base, starts[:, rows], states[rows], Y)
+            if D is not None:
+                Y.addcmul_(D.to(dtype), X)
+            _join(Y, y[rows])
+        return y, _transposed(states, dtype), starts
 
 
-def _transposed(z: Tensor, dtype: torch.dtype) -> Tensor:
-    return z.mT.to(dtype, memory_format=torch.contiguous_format, copy=True)
+def _forward(
+    inputs: tuple[Tensor, ...], base: Base, starts: Tensor, state: Tensor, Y: Tensor
+) -> None:
+    """All blocks of some rows: starts and Y are written, the state is brought to the end."""
+    A, S, drive, B, C = inputs
+    (exp_, factor), rows = base, len(state)
+    A = factor * A
+    decay, h = state.new_empty(2, S.shape[1], *A.shape)
+    decays, hs = decay.split(rows), h.split(rows)
+    blocks = (starts, _row(S), _row(drive), _column(B), _row(C), _row(Y))
+    before = state
+    for start, S_c, drive_c, B_c, C_c, Y_c in zip(*blocks, strict=True):
+        start.copy_(before)
+        exp_(torch.mul(S_c, A, out=decay))
+        torch.mul(drive_c, B_c, out=h)
+        _run((start, *hs[:-1]), decays, hs)
+        torch.bmm(C_c, h, out=Y_c)
+        before = hs[-1]
+    state.copy_(before)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_chunked_backward", mutates_args=())
@@ -107,49 +162,73 @@ def _selective_scan_backward(
     C: Tensor,
     D: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to x, delta, A, B, C, D (empty without D) and the initial state.
+    """Gradients to x, delta, A, B, C, D (empty without D) and the initial state."""
+    with without_autocast(x):
+        dtype, base = accumulation_dtype(x), _base(delta, A)
+        rate, d_states = A.to(dtype).mT.contiguous(), _transposed(dstate, dtype)
+        dx, ddelta, dB, dC = (z.new_empty(z.shape) for z in (x, delta, B, C))
+        dA, dD = torch.zeros_like(rate), rate.new_zeros(0 if D is None else len(D))
+        for rows in _tiles(starts):
+            X, S, Bs, Cs, dY = (_cut(z[rows], len(starts), dtype) for z in (x, delta, B, C, dy))
+            d_drive, dS, dBs, dCs = grads = [torch.empty_like(z) for z in (X, S, Bs, Cs)]
+            inputs = (rate, starts[:, rows], S, S * X, Bs, Cs, dY)
+            _backward(inputs, base, d_states[rows], dA, grads)
+            dS.addcmul_(X, d_drive)
+            dX = d_drive.mul_(S)
+            if D is not None:
+                dX.addcmul_(D.to(dtype), dY)
+                dD += (X * dY).sum((0, 1))
+            for dz, out in ((dX, dx), (dS, ddelta), (dBs, dB), (dCs, dC)):
+                _join(dz, out[rows])
+        dD = x.new_empty(0) if D is None else dD.to(D.dtype)
+        return dx, ddelta, _transposed(dA, A.dtype), dB, dC, dD, _transposed(d_states, dtype)
+
+
+def _backward(
+    inputs: tuple[Tensor, ...], base: Base, end: Tensor, dA: Tensor, grads: Sequence[Tensor]
+) -> None:
+    """All blocks of some rows, last to first: grads are written, end and dA brought up to date.
 
     With dh_t the whole gradient to h_t, and u_t = dh_t decay_t h_{t-1} that of delta_t A:
     ddelta_t = sum_n A u_t + x_t dh_t B_t,  dA = sum_t delta_t u_t,  dB_t = sum_d dh_t delta_t x_t.
     """
-    with without_autocast(x):
-        dtype = accumulation_dtype(x)
-        X, S, Bs, Cs, dY = (_time_first(z, dtype) for z in (x, delta, B, C, dy))
-        rate, drive, c = A.to(dtype).mT.contiguous(), S * X, _block(len(x))
-        rate2, buffers = LOG2_E * rate, X.new_empty(4, c, *starts.shape[1:])
-        d_drive, dS, dA = torch.empty_like(X), torch.empty_like(S), torch.zeros_like(rate)
-        dB, dC, end = torch.empty_like(Bs), torch.empty_like(Cs), dstate.to(dtype).mT.contiguous()
-        tensors = (S, drive, Bs, Cs, dY, d_drive, dS, dB, dC)
-        blocks = list(zip(starts, *(z.split(c) for z in tensors), strict=True))
-        for start, S_c, drive_c, B_c, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c in reversed(blocks):
-            decay = _decays(S_c, rate2, buffers[0])
-            h = _states(decay, _outer(drive_c, B_c, buffers[1]), start)
-            dh = _state_gradients(decay, _outer(dY_c, C_c, buffers[2]), end)
-            torch.matmul(h, dY_c[..., None], out=dC_c[..., None])
-            torch.matmul(dh, drive_c[..., None], out=dB_c[..., None])
-            torch.matmul(B_c[:, :, None, :], dh, out=d_drive_c[:, :, None, :])
-            u = decay.mul_(dh)
-            end = u[0].clone()
-            u[1:] *= h[:-1]
-            u[0] *= start
-            torch.sum(torch.mul(u, rate, out=buffers[3, : len(u)]), 2, out=dS_c)
-            dA += u.mul_(S_c[:, :, None, :]).sum((0, 1))
-        dS.addcmul_(X, d_drive)
-        dX, dD = S * d_drive, x.new_empty(0)
-        if D is not None:
-            dX.addcmul_(D.to(dtype), dY)
-            dD = (X * dY).sum((0, 1)).to(D.dtype)
-        grads = ((dX, x), (dS, delta), (dB, B), (dC, C))
-        dx, ddelta, dB, dC = (_time_first(dz, z.dtype) for dz, z in grads)
-        return dx, ddelta, _transposed(dA, A.dtype), dB, dC, dD, _transposed(end, dtype)
+    (rate, starts, S, drive, B, C, dY), (d_drive, dS, dB, dC) = inputs, grads
+    (exp_, factor), rows = base, len(end)
+    A = factor * rate
+    # One step more than a block has: h of the step before it, decay and dh of the one behind.
+    hs, decays, dhs = buffers = end.new_empty(3, S.shape[1] + rows, *A.shape)
+    before, h, decay, dh = hs[:-rows], hs[rows:], decays[:-rows], dhs[:-rows]
+    hs, decays, dhs = (z.split(rows) for z in buffers)
+    decays[-1].fill_(1)
+    dhs[-1].copy_(end)
+    blocks = (
+        *(starts, _row(S), _row(drive), _column(B), _row(B), _column(C), _row(dY)),
+        *(_row(d_drive), dS, _row(dB), _row(dC)),
+    )
+    for start, S_c, drive_c, B_c, rows_B, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c in zip(
+        *(z.unbind()[::-1] for z in blocks), strict=True
+    ):
+        hs[0].copy_(start)
+        exp_(torch.mul(S_c, A, out=decay))
+        torch.mul(drive_c, B_c, out=h)
+        _run(hs[:-1], decays[:-1], hs[1:])
+        torch.bmm(dY_c, h.mT, out=dC_c)
+        torch.mul(dY_c, C_c, out=dh)
+        _run(dhs[:0:-1], decays[:0:-1], dhs[-2::-1])
+        torch.bmm(drive_c, dh.mT, out=dB_c)
+        torch.bmm(rows_B, dh, out=d_drive_c)
+        u = decay.mul_(dh)
+        dhs[-1].copy_(decays[0])
+        u.mul_(before)
+        torch.sum(torch.mul(u, rate, out=dh), 1, out=dS_c)
+        dA += torch.mul(u, S_c, out=h).sum(0)
+    end.copy_(dhs[-1])
 
 
 @selective_scan_chunked.register_fake
 def _(x, delta, A, B, C, D, initial_state):
-    (batch, T, channels), N, dtype = x.shape, A.shape[1], accumulation_dtype(x)
-    blocks = (T + _block(batch) - 1) // _block(batch)
-    starts = x.new_empty(blocks, batch, N, channels, dtype=dtype)
-    return x.new_empty(x.shape), x.new_empty(batch, channels, N, dtype=dtype), starts
+    dtype = accumulation_dtype(x)
+    return x.new_empty(x.shape), x.new_empty(len(x), *A.shape, dtype=dtype), _new_starts(x, A)
 
 
 @_selective_scan_backward.register_fake

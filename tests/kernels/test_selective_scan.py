@@ -46,8 +46,8 @@ def test_chunked_is_the_reference(agree, T, dtype):
 
 @pytest.mark.parametrize("steps", [1, 3, 35, 70, 100])
 def test_the_block_changes_nothing(agree, monkeypatch, steps):
-    """One step at a time, a ragged last block, whole blocks, one block that is never full."""
-    monkeypatch.setattr(MODULE, "_block", lambda batch: steps)
+    """One step at a time, blocks with padded steps and without, one block."""
+    monkeypatch.setattr(MODULE, "_block", lambda *_: steps)
     agree(selective_scan, case(70))
 
 
@@ -64,9 +64,7 @@ def test_smallest_widths(agree, batch, D, N):
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 def test_gradcheck(monkeypatch, backend):
-    monkeypatch.setattr(
-        MODULE, "_block", lambda batch: 3
-    )  # 7 steps are then three blocks, the last one ragged
+    monkeypatch.setattr(MODULE, "_block", lambda *_: 3)  # 7 steps: three blocks, two padded steps
     tensors = case(7, 1, 3, 2)
 
     def call(*values):
