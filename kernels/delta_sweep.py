@@ -24,30 +24,7 @@ import triton
 import triton.language as tl
 
 from .chunk_triton import crossing_of, cumulative, dot, power, rows_of
-from .parts import part_of
-
-
-@triton.jit
-def _sequence(n, cu_seqlens, T, C: tl.constexpr):
-    """Sequence n: its first row, its length, and its first chunk among all, as in part_of."""
-    first = n * T
-    length = T
-    slot = n * tl.cdiv(T, C)
-    if cu_seqlens is not None:
-        first = tl.load(cu_seqlens + n).to(tl.int64)
-        length = (tl.load(cu_seqlens + n + 1) - first).to(tl.int32)
-        slot = first // C + n
-    return first, length, slot
-
-
-@triton.jit
-def _of_sequence(x, cu_seqlens, n, first, batch_stride, time_stride):
-    """Where the rows of sequence n begin; packed ones lie in a batch of one."""
-    if cu_seqlens is None:
-        x += n * batch_stride
-    else:
-        x += first * time_stride
-    return x
+from .parts import part_of, sequence, start_of
 
 
 @triton.jit
@@ -93,11 +70,11 @@ def systems(
     p = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     n, first, length, begin = part_of(p, cu_seqlens, T, sequences, C)
-    q = _of_sequence(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
-    k = _of_sequence(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
-    beta = _of_sequence(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
+    q = start_of(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
+    k = start_of(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
+    beta = start_of(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
     if KIND != "none":
-        g = _of_sequence(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
 
     rows = tl.arange(0, C)
     steps = length - begin
@@ -133,13 +110,13 @@ def write(
     nh = (tl.program_id(0) // TILES).to(tl.int64)
     n = nh // H
     h = nh % H
-    first, length, slot = _sequence(n, cu_seqlens, T, C)
-    q = _of_sequence(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
-    k = _of_sequence(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
-    v = _of_sequence(v, cu_seqlens, n, first, v_batch, v_time) + h * v_head
-    beta = _of_sequence(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
+    first, length, slot = sequence(n, cu_seqlens, T, C)
+    q = start_of(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
+    k = start_of(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
+    v = start_of(v, cu_seqlens, n, first, v_batch, v_time) + h * v_head
+    beta = start_of(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
     if KIND != "none":
-        g = _of_sequence(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
 
     rows = tl.arange(0, C)
     d = tl.arange(0, BLOCK_K)
@@ -194,13 +171,13 @@ def unwrite(
     nh = (tl.program_id(0) // TILES).to(tl.int64)
     n = nh // H
     h = nh % H
-    first, length, slot = _sequence(n, cu_seqlens, T, C)
-    do = _of_sequence(do, cu_seqlens, n, first, do_batch, do_time) + h * do_head
-    q = _of_sequence(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
-    k = _of_sequence(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
-    beta = _of_sequence(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
+    first, length, slot = sequence(n, cu_seqlens, T, C)
+    do = start_of(do, cu_seqlens, n, first, do_batch, do_time) + h * do_head
+    q = start_of(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
+    k = start_of(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
+    beta = start_of(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
     if KIND != "none":
-        g = _of_sequence(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
 
     rows = tl.arange(0, C)
     d = tl.arange(0, BLOCK_K)
@@ -251,12 +228,12 @@ def gather(
     p = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     n, first, length, begin = part_of(p, cu_seqlens, T, sequences, C)
-    do = _of_sequence(do, cu_seqlens, n, first, do_batch, do_time) + h * do_head
-    q = _of_sequence(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
-    k = _of_sequence(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
-    beta = _of_sequence(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
+    do = start_of(do, cu_seqlens, n, first, do_batch, do_time) + h * do_head
+    q = start_of(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head
+    k = start_of(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head
+    beta = start_of(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
     if KIND != "none":
-        g = _of_sequence(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
 
     rows = tl.arange(0, C)
     d = tl.arange(0, BLOCK_K)

@@ -1,5 +1,8 @@
 """Sequences cut into parts of equal length for the programs of a kernel, packed or one a row."""
 
+# Triton compiles what follows; its values are not what the type checker takes them for.
+# pyright: reportGeneralTypeIssues=false
+
 from typing import NamedTuple
 
 import triton
@@ -44,7 +47,29 @@ def part_of(p, cu_seqlens, T, sequences, steps):
             low = tl.where(started, middle, low)
             high = tl.where(started, high, middle - 1)
         n = low.to(tl.int64)
+        first, length, part = sequence(n, cu_seqlens, T, steps)
+        begin = (p - part.to(tl.int32)) * steps
+    return n, first, length, begin
+
+
+@triton.jit
+def sequence(n, cu_seqlens, T, steps):
+    """Sequence n: its first row, its length, and its first part among all, as part_of counts."""
+    first = n * T
+    length = T
+    part = n * tl.cdiv(T, steps)
+    if cu_seqlens is not None:
         first = tl.load(cu_seqlens + n).to(tl.int64)
         length = (tl.load(cu_seqlens + n + 1) - first).to(tl.int32)
-        begin = (p - (first // steps + n).to(tl.int32)) * steps
-    return n, first, length, begin
+        part = first // steps + n
+    return first, length, part
+
+
+@triton.jit
+def start_of(x, cu_seqlens, n, first, batch_stride, time_stride):
+    """Where sequence n begins in x; packed ones lie in a batch of one."""
+    if cu_seqlens is None:
+        x += n * batch_stride
+    else:
+        x += first * time_stride
+    return x

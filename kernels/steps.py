@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .chunk_triton import log2, power
 from .launch import Tile, cdiv, launch, power_of_2, strides
+from .parts import sequence, start_of
 
 KINDS = {0: "none", 1: "fixed", 3: "scalar", 4: "vector"}  # of decay, by its dimensions
 
@@ -33,25 +34,17 @@ def steps(
     nh = (tl.program_id(0) // TILES).to(tl.int64)
     n = nh // H
     h = nh % H
-    length = T
-    first = n * T
-    batch = n
-    row = n * 0
-    if cu_seqlens is not None:
-        first = tl.load(cu_seqlens + n).to(tl.int64)
-        length = (tl.load(cu_seqlens + n + 1) - first).to(tl.int32)
-        batch = n * 0
-        row = first
+    first, length, _ = sequence(n, cu_seqlens, T, 1)
     d = tl.arange(0, BLOCK_K)
     e = (tl.program_id(0) % TILES) * BLOCK_V + tl.arange(0, BLOCK_V)
-    q += batch * q_batch + row * q_time + (h // share) * q_head + d
-    k += batch * k_batch + row * k_time + (h // share) * k_head + d
-    v += batch * v_batch + row * v_time + h * v_head + e
+    q = start_of(q, cu_seqlens, n, first, q_batch, q_time) + (h // share) * q_head + d
+    k = start_of(k, cu_seqlens, n, first, k_batch, k_time) + (h // share) * k_head + d
+    v = start_of(v, cu_seqlens, n, first, v_batch, v_time) + h * v_head + e
     out += (first * H + h) * V + e
     if KIND != "none":
-        g += batch * g_batch + row * g_time + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
     if beta is not None:
-        beta += batch * beta_batch + row * beta_time + h * beta_head
+        beta = start_of(beta, cu_seqlens, n, first, beta_batch, beta_time) + h * beta_head
 
     cell = d[:, None] * V + e[None, :]
     cells = (d < K)[:, None] & (e < V)[None, :]

@@ -41,6 +41,7 @@ import triton
 import triton.language as tl
 
 from .chunk_triton import crossing_of, cumulative, dot, power, rows_of
+from .parts import sequence, start_of
 
 
 @triton.jit
@@ -227,25 +228,15 @@ def sweep(
     nh = (program // (TILES * segments)).to(tl.int64)
     n = nh // H
     h = nh % H
-    length = T
-    first = n * T  # row of the sequence's first step in the outputs
-    row = n * 0  # and in its batch
-    batch = n
-    part = n * tl.cdiv(T, C)
-    if cu_seqlens is not None:  # packed sequences lie in a batch of one
-        first = tl.load(cu_seqlens + n).to(tl.int64)
-        length = (tl.load(cu_seqlens + n + 1) - first).to(tl.int32)
-        row = first
-        batch = n * 0
-        part = first // C + n
+    first, length, part = sequence(n, cu_seqlens, T, C)
     group = h // share
-    a += batch * a_batch + row * a_time + (h if ON_OUTPUT else group) * a_head
-    b += batch * b_batch + row * b_time + (h if ON_OUTPUT else group) * b_head
-    c += batch * c_batch + row * c_time + (group if ON_OUTPUT else h) * c_head
+    a = start_of(a, cu_seqlens, n, first, a_batch, a_time) + (h if ON_OUTPUT else group) * a_head
+    b = start_of(b, cu_seqlens, n, first, b_batch, b_time) + (h if ON_OUTPUT else group) * b_head
+    c = start_of(c, cu_seqlens, n, first, c_batch, c_time) + (group if ON_OUTPUT else h) * c_head
     if w is not None:
-        w += batch * w_batch + row * w_time + group * w_head
+        w = start_of(w, cu_seqlens, n, first, w_batch, w_time) + group * w_head
     if KIND != "none":
-        g += batch * g_batch + row * g_time + h * g_head
+        g = start_of(g, cu_seqlens, n, first, g_batch, g_time) + h * g_head
     begin = s * segment
     stop = tl.minimum(begin + segment, length)
 
