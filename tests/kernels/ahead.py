@@ -38,7 +38,7 @@ DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by the bytes of a row
 # Bytes that a program may hold. The rows of sm_80 and sm_100 are also those of sm_86, sm_89 and
 # sm_120, which have less than their namesakes.
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 99 * 1024, "gfx942": 64 * 1024}
-SPILL = 96  # bytes; the next smaller tile would read its inputs once more instead
+SPILL = 128  # bytes; the next smaller tile would read its inputs once more instead
 
 
 class Launch(NamedTuple):

@@ -4,24 +4,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import triton
 import triton.language as tl
 
 sys.path.insert(0, str(Path(__file__).parent))
-import torch
 from ahead import LAUNCHES, SHARED, SPILL, Launch, compile_for, compile_row, pool, rows_of
 
 from archsearch.kernels.launch import Tile, compile_options
 from archsearch.kernels.tiles import TABLE
 
-# Bytes a thread may spill beyond SPILL, by architecture, bytes of the dtype and size. Float32 is
-# multiplied in three parts, whose operands are in registers: 256 channels of them do not fit.
-EXCEPTIONS = {
-    ("sm_80", 4, 256): 3000,
-    ("sm_90", 4, 256): 2500,
-    ("sm_90", 2, 256): 128,
-    ("sm_100", 4, 256): 3000,
-}
+# Bytes a thread may spill where it is not SPILL, by architecture, bytes of the dtype and size. NVIDIA's
+# units multiply float32 in three parts, in registers: 256 channels of them do not fit.
+EXCEPTIONS = {(name, 4, 256): 2400 for name in ("sm_80", "sm_90", "sm_100")}
 
 
 @pytest.fixture(scope="module")
