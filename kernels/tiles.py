@@ -12,8 +12,8 @@ import re
 
 import torch
 
-from . import tuning
 from .launch import Device, Tile
+from .tuning import Row, measured
 
 # Architectures on whose chips every row has passed the gradient check. The others are compiled and
 # not run, and backend "auto" does not choose Triton there.
@@ -25,11 +25,8 @@ Rows = dict[tuple[str, int], dict[int, tuple[int, int, int]]]
 
 def tile_of(device: Device, kernel: str, size: int, dtype: torch.dtype) -> Tile:
     """The row of the table that is nearest to this call, or the one tuned for it."""
-    known = checked_in(device, kernel, size, dtype)
-    if tuning.TUNER is None:
-        return known
-    row = tuning.Row(device.architecture, kernel, dtype.itemsize, size)
-    return tuning.TUNER.tile(row, known)
+    row = Row(device.architecture, kernel, dtype.itemsize, size)
+    return measured(row, checked_in(device, kernel, size, dtype))
 
 
 def checked_in(device: Device, kernel: str, size: int, dtype: torch.dtype) -> Tile:

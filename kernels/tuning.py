@@ -93,6 +93,11 @@ class Tuner:
         return best
 
 
+def measured(row: Row, known: Tile) -> Tile:
+    """The tile of a row, where the table has `known`."""
+    return known if TUNER is None else TUNER.tile(row, known)
+
+
 def tuned(operator: Callable) -> Callable:
     """The operator; where ARCHSEARCH_TUNE is set, it measures what rows it lacks."""
 
