@@ -140,11 +140,11 @@ def rows_of(architecture: str) -> list[Row]:
 
 def compile_row(row: Row, tile: Tile | None = None) -> Compiled:
     """The kernel of a row, at its size, with the table's tile or another one."""
-    operator, role, kind = (*row.kernel.split(), "scalar")[:3]
+    operator, role, *_ = row.kernel.split()
+    launches, case = LAUNCHES[operator]
     tile_of = None if tile is None else lambda *_: tile
-    dtype = DTYPES[row.bytes]
-    launches = LAUNCHES[operator](row.architecture, kind, row.size, row.size, dtype, tile_of)
-    return compile_for(row.architecture, launches[role])
+    made = launches(row.architecture, *case(row), DTYPES[row.bytes], tile_of)
+    return compile_for(row.architecture, made[role])
 
 
 def pool() -> ProcessPoolExecutor:
@@ -208,7 +208,10 @@ def scan_launches(
     return dict(zip(("o", "dq", "dk", "dv"), launches[1:], strict=True))
 
 
-LAUNCHES = {"scan": scan_launches}
+# How an operator's launches are recorded, and the case that a row stands for: kind and sizes.
+LAUNCHES: dict[str, tuple[Callable, Callable[[Row], tuple]]] = {
+    "scan": (scan_launches, lambda row: (row.kernel.split()[2], row.size, row.size)),
+}
 
 if __name__ == "__main__":
     search(sys.argv[1])
