@@ -26,6 +26,7 @@ from .launch import Tile, cdiv, contiguous, device_of, launch, unit_stride
 from .parts import Parts, part_of, parts_of
 from .rows import load, rows, store_rows, zeros
 from .tiles import tile_of
+from .tuning import tuned
 
 ROWS = 4
 SHORTEST, LONGEST = 8, 64  # steps of a part; no shorter than W - 1, for only the first has a past
@@ -202,6 +203,7 @@ def _parts(x: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> Parts:
     return parts_of(B, T, cu_seqlens, steps)
 
 
+@tuned
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -232,6 +234,7 @@ def forward(
     return y, state
 
 
+@tuned
 def backward(
     dy: Tensor,
     dstate: Tensor,

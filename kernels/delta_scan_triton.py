@@ -27,6 +27,7 @@ from .launch import (
 from .parts import parts_of
 from .steps import KINDS, step_by_step
 from .tiles import tile_of
+from .tuning import tuned
 
 STEPS = 16  # no more, and no gradient asked for: step by step
 
@@ -117,6 +118,7 @@ class Chunks:
         self.launch(gather, self.chunks * self.H, (do, self.q, self.k), others)
 
 
+@tuned
 def forward(
     q: Tensor,
     k: Tensor,
@@ -141,6 +143,7 @@ def forward(
     return o, state
 
 
+@tuned
 def backward(
     do: Tensor,
     dstate: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor
 from triton import knobs
 
 INTERPRETED = bool(knobs.runtime.interpret)  # TRITON_INTERPRET=1: kernels run on the CPU
+HIP = bool(torch.version.hip)  # AMD's chips
 
 
 class Device(NamedTuple):
@@ -43,7 +44,17 @@ def architecture(device: torch.device) -> str:
 def launch(kernel: Any, programs: int, tile: Tile, *arguments: Any, **constants: Any) -> None:
     """Run a kernel on its first tensor's device and one axis: the others end at 65535."""
     with torch.cuda.device_of(arguments[0]):
-        kernel[(programs,)](*arguments, **constants, num_warps=tile.warps, num_stages=tile.stages)
+        kernel[(programs,)](*arguments, **constants, **compile_options(tile))
+
+
+def compile_options(tile: Tile) -> dict[str, int]:
+    """What a kernel is compiled with.
+
+    Where registers do not suffice, ptxas gives up most of them, to run more programs at a time: it
+    takes 32 and spills thousands of bytes. So it is told to use all there are.
+    """
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return options if HIP else options | {"maxnreg": min(255, 2048 // tile.warps)}
 
 
 def product_dtype(*tensors: Tensor) -> torch.dtype:
@@ -57,8 +68,8 @@ def product_dtype(*tensors: Tensor) -> torch.dtype:
 
 def precision(dtype: torch.dtype) -> str:
     """How tl.dot multiplies float32: in three parts, or in TF32 where PyTorch may."""
-    if dtype != torch.float32:
-        return "ieee"  # has no say
+    if dtype != torch.float32 or HIP:
+        return "ieee"  # has no say for other dtypes; AMD's units multiply float32 itself
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
 from .launch import (
+    Device,
     Tile,
     cdiv,
     contiguous,
@@ -22,9 +23,11 @@ from .launch import (
 from .scan_chunked import _backward_flops, _forward_flops
 from .steps import KINDS, step_by_step
 from .sweep import sweep
-from .tiles import tile_of
+from .tiles import checked_in, nearest_architecture, tile_of
+from .tuning import tuned
 
-CHUNK = 64
+# The most channels, K or V, that registers hold beside chunks of 64 steps; beyond, 16 steps.
+WIDEST = {"sm_80": 64, "sm_90": 256, "sm_100": 128, "gfx942": 128}
 STEPS = 16  # no more, and no gradient asked for: step by step
 SEGMENTS = 16  # at most: each folds up all those before it
 
@@ -63,19 +66,27 @@ class Sweeps:
         self.scale, self.cu_seqlens = scale, cu_seqlens
         self.T, self.H, self.K, self.V, self.share, self.tokens = T, H, K, V, H // G, B * T
         self.sequences = B if cu_seqlens is None else len(cu_seqlens) - 1
-        # In blocks of 16 steps no product has 64 rows, see sweep.py.
-        longest = 16 if self.kind == "vector" or self.dtype == torch.float32 else CHUNK
-        self.C = min(longest, max(16, power_of_2(T)))
         self.device = device_of(v)
+        self.C = min(self._chunk(), max(16, power_of_2(T)))
         self.segment, self.segments = self._segments()
 
     def ready(self, x: Tensor) -> Tensor:
         """In the dtype of the products, channels contiguous; other strides are as they come."""
         return unit_stride(x.to(self.dtype))
 
+    def _chunk(self) -> int:
+        """The length of chunks."""
+        if self.kind == "vector" or self.dtype == torch.float32:
+            return 16  # so that no product has 64 rows, see sweep.py
+        widest = WIDEST[nearest_architecture(self.device.architecture)]
+        return 64 if max(self.K, self.V) <= widest else 16
+
     def _segments(self) -> tuple[int, int]:
-        """The length and the number of segments that give every processor two programs."""
-        tiles = cdiv(self.V, self.tile(O).block)
+        """The length and the number of segments that give every processor two programs.
+
+        By the table: forward and backward agree on them, whatever is tuned between the two.
+        """
+        tiles = cdiv(self.V, checked_in(*self.row(O)).block)
         wanted = 2 * self.device.processors // (self.sequences * self.H * tiles)
         count = min(wanted, self.T // (4 * self.C), SEGMENTS)
         if self.cu_seqlens is not None or count <= 1:
@@ -88,16 +99,14 @@ class Sweeps:
 
         They share the buffer of dg, which has room for each block of K.
         """
-        roles = (DQ, DK) if role.on_output else (O, DV)
-        blocks = [self.row(role).block for role in roles]
+        blocks = [tile_of(*self.row(r)).block for r in (DQ, DK) if role.on_output]
+        tile = tile_of(*self.row(role))
         width = max(16, power_of_2(self.K if role.on_output else self.V))
-        tile = self.row(role)
-        return tile._replace(block=min(*blocks, width))
+        return tile._replace(block=min(tile.block, width, *blocks))
 
-    def row(self, role: Role) -> Tile:
+    def row(self, role: Role) -> tuple[Device, str, int, torch.dtype]:
         decay = "vector" if self.kind == "vector" else "scalar"
-        name = f"scan {role.name} {decay}"
-        return tile_of(self.device, name, max(self.K, self.V), self.dtype)
+        return self.device, f"scan {role.name} {decay}", max(self.K, self.V), self.dtype
 
     def tiles(self, role: Role) -> int:
         return cdiv(self.K if role.on_output else self.V, self.tile(role).block)
@@ -152,6 +161,7 @@ class Sweeps:
         )
 
 
+@tuned
 def forward(
     q: Tensor,
     k: Tensor,
@@ -191,6 +201,7 @@ def forward(
     return o, state, checkpoints
 
 
+@tuned
 def backward(
     do: Tensor,
     dstate: Tensor,

@@ -14,6 +14,7 @@ from .parts import parts_of
 from .selective_scan_chunked import _backward_flops, _forward_flops
 from .selective_sweep import advance, retreat
 from .tiles import tile_of
+from .tuning import tuned
 
 STEPS = 8  # held in registers at a time: 16 would spill
 INTERVAL = 64  # steps from one state that is kept to the next; redone in the cache backwards
@@ -100,6 +101,7 @@ def _checkpoints(x: Tensor, N: int, cu_seqlens: Tensor | None) -> tuple[int, int
     return slots, N, D
 
 
+@tuned
 def forward(
     x: Tensor,
     delta: Tensor,
@@ -127,6 +129,7 @@ def forward(
     return y, final, checkpoints
 
 
+@tuned
 def backward(
     dy: Tensor,
     dstate: Tensor,

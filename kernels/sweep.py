@@ -180,8 +180,8 @@ def _near(
 @triton.jit
 def _through(before, S, KIND: tl.constexpr, TURNED: tl.constexpr):
     """What goes through a whole chunk, from state to state, for each decay: (1, E or 1)."""
-    each = tl.sum(before * S, 1 if TURNED else 0)
-    return each[None, :] if KIND == "vector" else tl.sum(each, 0)
+    each = tl.sum(before * S, 1 if TURNED else 0)[None, :]
+    return each if KIND == "vector" else tl.sum(each, 1)[:, None]
 
 
 @triton.jit

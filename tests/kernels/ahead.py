@@ -1,7 +1,8 @@
 """Compiling kernels for GPUs that are not there, from the very launches the operators make.
 
-`python tests/kernels/ahead.py sm_90` tries tiles for every row of kernels/tiles.py, largest first,
-and prints the rows: the first that spills at most SPILL bytes a thread, or the one that spills least.
+`python tests/kernels/ahead.py sm_90` looks for every row of that architecture in kernels/tiles.py
+again: the first of its candidates that spills at most SPILL bytes a thread, or the one that spills
+least.
 """
 
 import re
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,11 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from archsearch.kernels import launch as launching
+from archsearch.kernels.launch import Device, Tile
+from archsearch.kernels.tiles import TABLE
+from archsearch.kernels.tuning import CANDIDATES, Row
+
 TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -26,15 +34,19 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
-SPILL = 96  # bytes; the next smaller tile would read its inputs once more instead
+DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by the bytes of a row
+# Bytes that a program may hold. The rows of sm_80 and sm_100 are also those of sm_86, sm_89 and
+# sm_120, which have less than their namesakes.
+SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 99 * 1024, "gfx942": 64 * 1024}
+SPILL = 128  # bytes; the next smaller tile would read its inputs once more instead
 
 
 class Launch(NamedTuple):
     kernel: Any
-    tile: Any
+    tile: Tile
     arguments: tuple
     constants: dict
+    options: dict
 
 
 class Compiled(NamedTuple):
@@ -45,52 +57,28 @@ class Compiled(NamedTuple):
 
 
 @contextmanager
-def recorded(module: Any, device: Any, tile_of: Callable | None = None) -> Iterator[list[Launch]]:
+def recorded(
+    module: Any, device: Device, tile_of: Callable | None = None
+) -> Iterator[list[Launch]]:
     """What `module` launches, on `device`, with the table's tiles or other ones; none of it runs."""
     launches: list[Launch] = []
 
     def launch(kernel, programs, tile, *arguments, **constants):
-        launches.append(Launch(kernel, tile, arguments, constants))
+        options = launching.compile_options(tile)
+        launches.append(Launch(kernel, tile, arguments, constants, options))
 
     mine = {"launch": launch, "device_of": lambda _: device, "tile_of": tile_of or module.tile_of}
     theirs = {name: getattr(module, name) for name in mine}
+    hip = launching.HIP
     try:
+        launching.HIP = device.architecture.startswith("gfx")
         for name, value in mine.items():
             setattr(module, name, value)
         yield launches
     finally:
+        launching.HIP = hip
         for name, value in theirs.items():
             setattr(module, name, value)
-
-
-def scan_launches(
-    architecture: str,
-    kind: str,
-    K: int,
-    V: int,
-    dtype: torch.dtype,
-    tile_of: Callable | None = None,
-) -> dict[str, Launch]:
-    """All that one call of scan launches when time is cut into segments: the fullest case."""
-    from archsearch.kernels import scan_triton as module
-    from archsearch.kernels.launch import Device
-
-    def empty(*shape, dtype=torch.float32):
-        return torch.empty(shape, device="meta", dtype=dtype)
-
-    B, T, H = 1, 8192, 8
-    q, k, v = (
-        empty(B, T, H, K, dtype=dtype),
-        empty(B, T, H, K, dtype=dtype),
-        empty(B, T, H, V, dtype=dtype),
-    )
-    shapes = {"none": None, "fixed": (H,), "scalar": (B, T, H), "vector": (B, T, H, K)}
-    g = None if kind == "none" else empty(*shapes[kind])
-    state = empty(B, H, K, V)
-    with recorded(module, Device(architecture, 132), tile_of) as launches:
-        module.forward(q, k, v, g, 0.1, state, None, True)
-        module.backward(v, state, q, k, v, g, 0.1, state, None, state, g is not None)
-    return dict(zip(("state", "o", "dq", "dk", "dv"), launches, strict=True))
 
 
 def source(launch: Launch) -> ASTSource:
@@ -118,15 +106,16 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compile_for(architecture: str, launch: Launch) -> Compiled:
-    options = {"num_warps": launch.tile.warps, "num_stages": launch.tile.stages}
     if architecture.startswith("gfx"):
         target = GPUTarget("hip", architecture, 64)
-        compiled = triton.compile(source(launch), target=target, options=options)
+        compiled = triton.compile(source(launch), target=target, options=launch.options)
         text = compiled.asm["amdgcn"]
-        stack = int(re.findall(r"ScratchSize: (\d+)", text)[0])
-        return Compiled(0, stack, compiled.metadata.shared, 0)
+        registers, stack = (
+            int(re.findall(rf"{name}: (\d+)", text)[0]) for name in ("TotalNumVgprs", "ScratchSize")
+        )
+        return Compiled(registers, stack, compiled.metadata.shared, 0)
     target = GPUTarget("cuda", int(architecture[3:]), 32)
-    compiled = triton.compile(source(launch), target=target, options=options)
+    compiled = triton.compile(source(launch), target=target, options=launch.options)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -139,60 +128,84 @@ def compile_for(architecture: str, launch: Launch) -> Compiled:
     return Compiled(int(registers), int(stack), compiled.metadata.shared, len(held))
 
 
-def compile_call(
-    architecture: str, kind: str, size: int, dtype: torch.dtype
-) -> dict[str, Compiled]:
-    """Every launch of one call of scan, compiled with the table's tiles."""
-    launches = scan_launches(architecture, kind, size, size, dtype)
-    return {role: compile_for(architecture, launch) for role, launch in launches.items()}
+def rows_of(architecture: str) -> list[Row]:
+    """Every row of the table, those first that take long to compile."""
+    rows = [
+        Row(architecture, kernel, bytes, size)
+        for (kernel, bytes), sizes in TABLE[architecture].items()
+        for size in sizes
+    ]
+    return sorted(rows, key=lambda row: (-row.bytes, -row.size))
 
 
-def _always(tile: Any) -> Callable:
-    return lambda *_: tile
+def compile_row(row: Row, tile: Tile | None = None) -> Compiled:
+    """The kernel of a row, at its size, with the table's tile or another one."""
+    operator, role, *_ = row.kernel.split()
+    launches, case = LAUNCHES[operator]
+    tile_of = None if tile is None else lambda *_: tile
+    made = launches(row.architecture, *case(row), DTYPES[row.bytes], tile_of)
+    return compile_for(row.architecture, made[role])
 
 
-def candidates(kind: str, size: int, dtype: torch.dtype) -> list[tuple[int, int, int]]:
-    """Blocks, warps and stages worth trying, the best first."""
-    wide = [(64, 8, 2), (64, 8, 1), (32, 8, 1), (32, 4, 1), (16, 8, 1), (16, 4, 1)]
-    thin = [(32, 4, 2), (32, 4, 1), (32, 8, 1), (16, 4, 1), (16, 8, 1)]  # few rows: fewer warps
-    if dtype == torch.float32:
-        return thin if size <= 64 else thin[-2:]
-    if kind == "vector":
-        return thin
-    return [(64, 4, 2), (64, 4, 1), *wide] if size <= 64 else wide
+def pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+
+def best_tile(row: Row) -> tuple[Tile, Compiled]:
+    """The first candidate that spills little, or the one that spills least."""
+    found = []
+    for tile in (Tile(*each) for each in CANDIDATES[row.kernel, row.bytes]):
+        try:
+            result = compile_row(row, tile)
+        except (triton.TritonError, RuntimeError) as error:  # ptxas and LLVM refuse some tiles
+            print(f"# {row} {tile}: {str(error)[:80]!r}")
+            continue
+        if result.shared > SHARED[row.architecture] or result.register_operands:
+            continue
+        found.append((max(result.stack, SPILL), len(found), tile, result))
+        if result.stack <= SPILL:
+            break
+    return min(found)[2:]
 
 
 def search(architecture: str) -> None:
     """Print the rows of the table for one architecture."""
-    from archsearch.kernels.launch import Tile
+    rows, chosen = rows_of(architecture), {}
+    with pool() as processes:
+        for row, (tile, result) in zip(rows, processes.map(best_tile, rows), strict=True):
+            print(f"# {row.kernel} {row.bytes} {row.size}: {tile} {result}", flush=True)
+            chosen.setdefault((row.kernel, row.bytes), {})[row.size] = tuple(tile)
+    for key in TABLE[architecture]:
+        print(f"        {key}: {dict(sorted(chosen[key].items()))},".replace("'", '"'))
 
-    for dtype in (torch.bfloat16, torch.float32):
-        for kind in ("scalar", "vector"):
-            for role in ("o", "dq", "dk", "dv"):
-                chosen = {}
-                for size in (64, 128, 256):
-                    found = []
-                    for candidate in candidates(kind, size, dtype):
-                        tile = Tile(*candidate)
-                        launches = scan_launches(
-                            architecture, kind, size, size, dtype, _always(tile)
-                        )
-                        try:
-                            result = compile_for(architecture, launches[role])
-                        except Exception as error:  # ptxas and LLVM refuse some tiles
-                            print(f"# {kind} {size} {role} {candidate}: {str(error)[:80]!r}")
-                            continue
-                        if result.shared > SHARED[architecture] or result.register_operands:
-                            continue
-                        found.append((max(result.stack, SPILL), len(found), tile, result.stack))
-                        if result.stack <= SPILL:
-                            break
-                    *_, chosen[size], stack = min(found)
-                    print(
-                        f"# {architecture} {kind} {size} {role} {tuple(chosen[size])} stack {stack}"
-                    )
-                rows = {size: tuple(tile) for size, tile in chosen.items()}
-                print(f'("scan {role} {kind}", {dtype.itemsize}): {rows},', flush=True)
+
+# What one call of each operator launches, by role: the fullest case, on tensors without data.
+
+
+def scan_launches(
+    architecture: str,
+    kind: str,
+    K: int,
+    V: int,
+    dtype: torch.dtype,
+    tile_of: Callable | None = None,
+) -> dict[str, Launch]:
+    """Time is cut into segments."""
+    from archsearch.kernels import scan_triton as module
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    B, T, H = 1, 8192, 8
+    q, k, v = (empty(B, T, H, width, dtype=dtype) for width in (K, K, V))
+    shapes = {"none": None, "fixed": (H,), "scalar": (B, T, H), "vector": (B, T, H, K)}
+    g = None if kind == "none" else empty(*shapes[kind])
+    state = empty(B, H, K, V)
+    with recorded(module, Device(architecture, 132), tile_of) as launches:
+        module.forward(q, k, v, g, 0.1, state, None, True)
+        module.backward(v, state, q, k, v, g, 0.1, state, None, state, g is not None)
+    # The first only adds up the segments' states: a part of the second.
+    return dict(zip(("o", "dq", "dk", "dv"), launches[1:], strict=True))
 
 
 def delta_launches(
@@ -203,9 +216,8 @@ def delta_launches(
     dtype: torch.dtype,
     tile_of: Callable | None = None,
 ) -> dict[str, Launch]:
-    """All that one call of delta_scan launches; but backwards no output is written."""
+    """Backwards the systems are solved and the states written again: a part of what is forward."""
     from archsearch.kernels import delta_scan_triton as module
-    from archsearch.kernels.launch import Device
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(shape, device="meta", dtype=dtype)
@@ -218,18 +230,16 @@ def delta_launches(
     with recorded(module, Device(architecture, 132), tile_of) as launches:
         module.forward(q, q, v, beta, g, 0.1, state, None, False)
         module.backward(v, state, q, q, v, beta, g, 0.1, state, None, g is not None)
-    names = ("systems", "write", "systems again", "states", "unwrite", "gather")
-    made: dict[str, Launch] = dict(zip(names, launches, strict=True))
-    del made["systems again"]
-    return made
+    return dict(
+        zip(("systems", "write", "unwrite", "gather"), launches[:2] + launches[4:], strict=True)
+    )
 
 
 def conv_launches(
     architecture: str, D: int, W: int, dtype: torch.dtype, tile_of: Callable | None = None
 ) -> dict[str, Launch]:
-    """All that one call of causal_conv launches, with every tensor there can be."""
+    """With every tensor there can be."""
     from archsearch.kernels import causal_conv_triton as module
-    from archsearch.kernels.launch import Device
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, device="meta", dtype=dtype)
@@ -244,9 +254,8 @@ def conv_launches(
 def selective_launches(
     architecture: str, D: int, N: int, dtype: torch.dtype, tile_of: Callable | None = None
 ) -> dict[str, Launch]:
-    """All that one call of selective_scan launches when time is cut into parts: the fullest case."""
+    """Time is cut into parts."""
     from archsearch.kernels import selective_scan_triton as module
-    from archsearch.kernels.launch import Device
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, device="meta", dtype=dtype)
@@ -257,7 +266,17 @@ def selective_launches(
     with recorded(module, Device(architecture, 132), tile_of) as launches:
         module.forward(*inputs, state, None, True)
         module.backward(x, state, state, *inputs, None)
-    return dict(zip(("state", "forward", "dstate", "backward"), launches, strict=True))
+    # The first of each only adds up what the parts do: a part of the second.
+    return dict(zip(("forward", "backward"), launches[1::2], strict=True))
+
+
+# How an operator's launches are recorded, and the case that a row stands for: kind and sizes.
+LAUNCHES: dict[str, tuple[Callable, Callable[[Row], tuple]]] = {
+    "scan": (scan_launches, lambda row: (row.kernel.split()[2], row.size, row.size)),
+    "delta": (delta_launches, lambda row: ("scalar", row.size, row.size)),
+    "conv": (conv_launches, lambda row: (row.size, 4)),
+    "selective": (selective_launches, lambda row: (row.size, 16)),
+}
 
 
 if __name__ == "__main__":
