@@ -134,6 +134,8 @@ TABLE: dict[str, Rows] = {
     },
     "gfx942": COMMON
     | {
+        ("delta gather", 2): {256: (32, 4, 1)},
+        ("delta write", 4): {256: (16, 8, 1)},
         ("scan o scalar", 2): {128: (64, 4, 2), 256: (64, 4, 2)},
         ("scan dq scalar", 2): {128: (64, 4, 1), 256: (64, 4, 2)},
         ("scan dk scalar", 2): {128: (64, 4, 2), 256: (64, 4, 2)},
