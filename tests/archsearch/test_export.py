@@ -85,15 +85,9 @@ def test_the_source_computes_the_same_bits(
 
 
 TRITON = {  # imported on a GPU only
-    *(
-        "causal_conv_triton.py",
-        "chunk_triton.py",
-        "launch.py",
-        "parts.py",
-        "rows.py",
-        "scan_triton.py",
-    ),
-    *("selective_scan_triton.py", "selective_sweep.py", "steps.py", "sweep.py"),
+    *("causal_conv_triton.py", "chunk_triton.py", "halving_triton.py", "launch.py", "parts.py"),
+    *("rows.py", "scan_triton.py", "selective_scan_triton.py", "selective_sweep.py", "steps.py"),
+    *("sweep.py", "tuning.py"),
 }
 
 
