@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .causal_conv_chunked import _backward_flops, _forward_flops
 from .interface import NAMESPACE, register_flops
-from .launch import Tile, cdiv, contiguous, device_of, launch, unit_stride
+from .launch import Tile, cdiv, contiguous, device_of, launch, power_of_2, unit_stride
 from .parts import Parts, part_of, parts_of
 from .rows import load, rows, store_rows, zeros
 from .tiles import tile_of
@@ -191,7 +191,9 @@ def gradients(
 
 
 def _tile(direction: str, x: Tensor) -> Tile:
-    return tile_of(device_of(x), f"conv {direction}", x.shape[2], x.dtype)
+    D = x.shape[2]
+    tile = tile_of(device_of(x), f"conv {direction}", D, x.dtype)
+    return tile._replace(block=min(tile.block, power_of_2(D)))
 
 
 def _parts(x: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> Parts:

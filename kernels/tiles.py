@@ -2,8 +2,8 @@
 
 The table is checked in, and nothing is tuned while a program runs. A row is for one architecture,
 kernel, width of the inputs' dtype and size; a call takes the row of the next size up, or of the
-largest. Rows are chosen by compiling (`python tests/kernels/ahead.py`): the first of
-the candidates, largest first, that spills no register.
+largest. Rows are chosen by compiling (`python tests/kernels/ahead.py`): the first of the
+candidates, largest first, that spills next to nothing.
 
 With ARCHSEARCH_TUNE=tiles.json set, rows are measured instead and kept in that file, see tuning.py.
 """
@@ -57,10 +57,10 @@ def _number(architecture: str) -> int:
 
 # What goes step by step, or whose products are small, runs the same everywhere.
 COMMON: Rows = {
-    ("conv forward", 2): {64: (64, 1, 1), 128: (128, 1, 1), 2048: (256, 1, 1)},
-    ("conv backward", 2): {64: (64, 1, 1), 2048: (128, 1, 1)},
-    ("conv forward", 4): {64: (64, 1, 1), 2048: (128, 1, 1)},
-    ("conv backward", 4): {64: (64, 1, 1), 2048: (128, 1, 1)},
+    ("conv forward", 2): {2048: (256, 1, 1)},
+    ("conv backward", 2): {2048: (128, 1, 1)},
+    ("conv forward", 4): {2048: (128, 1, 1)},
+    ("conv backward", 4): {2048: (128, 1, 1)},
     ("selective forward", 2): {2048: (64, 1, 1)},
     ("selective backward", 2): {2048: (64, 1, 1)},
     ("selective forward", 4): {2048: (64, 1, 1)},
@@ -96,7 +96,7 @@ TABLE: dict[str, Rows] = {
     },
     "sm_80": COMMON
     | {
-        ("scan o scalar", 2): {64: (64, 8, 1), 256: (64, 8, 1)},
+        ("scan o scalar", 2): {256: (64, 8, 1)},
         ("scan dq scalar", 2): {64: (16, 4, 1), 256: (32, 8, 1)},
         ("scan dk scalar", 2): {64: (32, 4, 1), 256: (64, 8, 1)},
         ("scan dv scalar", 2): {64: (64, 4, 2), 256: (64, 8, 1)},
@@ -136,10 +136,10 @@ TABLE: dict[str, Rows] = {
     | {
         ("delta gather", 2): {256: (32, 4, 1)},
         ("delta write", 4): {256: (16, 8, 1)},
-        ("scan o scalar", 2): {128: (64, 4, 2), 256: (64, 4, 2)},
+        ("scan o scalar", 2): {256: (64, 4, 2)},
         ("scan dq scalar", 2): {128: (64, 4, 1), 256: (64, 4, 2)},
-        ("scan dk scalar", 2): {128: (64, 4, 2), 256: (64, 4, 2)},
-        ("scan dv scalar", 2): {128: (64, 4, 2), 256: (64, 4, 2)},
+        ("scan dk scalar", 2): {256: (64, 4, 2)},
+        ("scan dv scalar", 2): {256: (64, 4, 2)},
         ("scan o vector", 2): {256: (32, 4, 2)},
         ("scan dq vector", 2): {256: (32, 4, 2)},
         ("scan dk vector", 2): {256: (32, 4, 2)},
