@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -154,7 +155,7 @@ def pool() -> ProcessPoolExecutor:
 
 
 def _without_lines() -> None:
-    triton.knobs.compilation.disable_line_info = True
+    knobs.compilation.disable_line_info = True
 
 
 def best_tile(row: Row) -> tuple[Tile, Compiled]:

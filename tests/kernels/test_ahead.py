@@ -23,8 +23,9 @@ EXCEPTIONS = {(name, 4, 256): 2500 for name in ("sm_80", "sm_90", "sm_100")}
 def compiled():
     """What every row compiles to, once it has."""
     rows = [row for architecture in TABLE for row in rows_of(architecture)]
+    rows.sort(key=lambda row: (-row.bytes, -row.size))  # the longest first
     with pool() as processes:
-        yield {row: processes.submit(compile_row, row) for row in sorted(rows, key=lambda row: (-row.bytes, -row.size))}
+        yield {row: processes.submit(compile_row, row) for row in rows}
         processes.shutdown(cancel_futures=True)
 
 
