@@ -175,12 +175,12 @@ def backward(
     call.gather(do, X, E, dR, S, dS, dq, dk, dbeta, dg)
     if call.share > 1:
         dq, dk = (x.view(B, T, G, call.share, call.K).sum(3) for x in (dq, dk))
-    return dq.to(q.dtype), dk.to(k.dtype), dv, dbeta, _decay_gradient(dg, log_decay), d_initial
+    return dq.to(q.dtype), dk.to(k.dtype), dv, dbeta, _decay_gradient(dg, log_decay, do), d_initial
 
 
-def _decay_gradient(dg: Tensor | None, log_decay: Tensor | None) -> Tensor:
+def _decay_gradient(dg: Tensor | None, log_decay: Tensor | None, do: Tensor) -> Tensor:
     if dg is None or log_decay is None:
-        return torch.empty(0) if log_decay is None else log_decay.new_empty(0)
+        return do.new_empty(0) if log_decay is None else log_decay.new_empty(0)
     return (dg.sum((0, 1)) if log_decay.dim() == 1 else dg).to(log_decay.dtype)
 
 

@@ -5,7 +5,9 @@ what is allowed.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Literal, get_args
@@ -32,7 +34,20 @@ def _runs_here(device: torch.device | None) -> bool:
     from .launch import architecture
     from .tiles import RUN
 
-    return architecture(device) in RUN
+    name = architecture(device)
+    if name not in RUN and not torch.compiler.is_compiling():
+        _warn_unchecked(name)
+    return name in RUN
+
+
+@cache
+def _warn_unchecked(architecture: str) -> None:
+    """Once for an architecture."""
+    warnings.warn(
+        f"no {architecture} has checked the Triton kernels yet, so backend 'auto' takes plain "
+        "PyTorch, 'chunked'. backend='triton' runs them; `archsearch bench kernels` times both",
+        stacklevel=5,
+    )
 
 
 def register_flops(name: str, formula: Callable[..., int]) -> None:

@@ -24,9 +24,7 @@ Tensors = dict[str, Tensor]
 Shape = tuple[int, ...]
 Normal = Callable[..., Tensor]
 
-SEGMENT = (
-    64  # steps; the reference keeps states of one segment at a time, and recomputes the others
-)
+SEGMENT = 64  # steps whose states the reference keeps at a time; the others are computed again
 SEED = 0
 
 
@@ -160,8 +158,8 @@ def _draw_delta_scan(normal: Normal, B: int, T: int, H: int, K: int) -> Tensors:
 
 
 def _delta_scan(t: Tensors, backend: Any, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    delta_scan = getattr(kernels, "delta_scan")  # noqa: B009
-    return delta_scan(**t, initial_state=state, backend=backend)
+    inputs = t["q"], t["k"], t["v"], t["beta"], t["log_decay"]
+    return kernels.delta_scan(*inputs, initial_state=state, backend=backend)
 
 
 def _draw_selective_scan(normal: Normal, B: int, T: int, D: int, N: int) -> Tensors:
@@ -231,9 +229,4 @@ _OPERATORS = [
     Operator("causal_conv.silu", "BTDW", _draw_causal_conv, _causal_conv("silu"), CONV_SHAPES),
 ]  # fmt: skip
 
-# ssd is scan with Mamba-2's arguments.
-OPERATORS = {
-    operator.name: operator
-    for operator in _OPERATORS
-    if operator.name == "ssd" or hasattr(kernels, operator.name.partition(".")[0])
-}
+OPERATORS = {operator.name: operator for operator in _OPERATORS}

@@ -59,6 +59,7 @@ PEERS = [
         )
         for chunk in (64, 128)
     ),
+    Peer("archsearch, Triton", peers_torch.triton, "archsearch", devices=("cuda",)),
     Peer("fla chunk", peers_cuda.fla_chunk, "fla-core", "flash-linear-attention", ("cuda",)),
     Peer("fla fused_chunk", peers_cuda.fla_fused, "fla-core", "flash-linear-attention", ("cuda",)),
     Peer("mamba_ssm scan", peers_cuda.mamba_scan, "mamba-ssm", "mamba-ssm", ("cuda",)),

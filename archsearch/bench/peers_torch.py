@@ -27,6 +27,21 @@ def ours() -> dict[str, Adapter]:
     return {name: _by_backend(operator, "auto") for name, operator in OPERATORS.items()}
 
 
+def triton() -> dict[str, Adapter]:
+    """Our Triton kernels, on a GPU where a model does not call them yet."""
+    from archsearch.kernels.launch import architecture
+    from archsearch.kernels.tiles import RUN
+
+    def refuse(t: Tensors) -> str | None:
+        name = architecture(next(iter(t.values())).device)
+        return f"on {name} that is what archsearch takes" if name in RUN else None
+
+    return {
+        name: Adapter(_by_backend(operator, "triton").call, refuse=refuse)
+        for name, operator in OPERATORS.items()
+    }
+
+
 def loop() -> dict[str, Adapter]:
     """The textbook: our references, one step at a time in Python under ordinary autograd."""
     return {

@@ -229,7 +229,8 @@ def test_the_peers_of_a_gpu_are_called_as_they_are_written(name: str, monkeypatc
         stand_in = ModuleType(module)
         vars(stand_in).update(functions)
         monkeypatch.setitem(sys.modules, module, stand_in)
-    gpu_only = [replace(p, devices=("cpu",), install="") for p in PEERS if p.devices == ("cuda",)]
+    theirs = [p for p in PEERS if p.devices == ("cuda",) and p.package != "archsearch"]
+    gpu_only = [replace(p, devices=("cpu",), install="") for p in theirs]
     dtype = "bfloat16" if name == "delta_scan" else "float32"
     _, result = bench(name, gpu_only, replace(QUICK, dtype=dtype))
     assert {row.status for row in result.rows} == {TIMED}
@@ -280,7 +281,7 @@ def test_flops_and_bytes() -> None:
 
     conv = OPERATORS["causal_conv.silu"]
     found = costs(conv, conv.inputs((B, T, D, W), torch.float32, CPU))
-    assert (found.forward_flops, found.training_flops) == (2 * B * T * D * W, 8 * B * T * D * W)
+    assert (found.forward_flops, found.training_flops) == (2 * B * T * D * W, 6 * B * T * D * W)
 
 
 def test_the_reference_in_segments_is_the_reference() -> None:

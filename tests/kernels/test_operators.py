@@ -4,6 +4,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import archsearch.kernels
-from archsearch.kernels import causal_conv, delta_scan, scan, selective_scan
+from archsearch.kernels import causal_conv, delta_scan, interface, scan, selective_scan
 
 FOLDER = Path(archsearch.kernels.__file__).resolve().parent
 FUNCTIONS = {
@@ -75,6 +76,7 @@ def operator_arguments(name, present):
     values = [None if n in optional[name] and not present else x for n, x in t.items()]
     if name == "causal_conv":
         values.insert(3, "silu" if present else None)
+        values.append(True)
     return tuple(values)
 
 
@@ -141,7 +143,7 @@ def test_flops_of_the_variants():
     no_skip = tensors("selective_scan", "meta", D=None)
     assert flops(selective_scan, **no_skip) == B * T * D * 29 * N
     silu = tensors("causal_conv", "meta")
-    assert flops(causal_conv, **silu, activation="silu") == 8 * B * T * D * W
+    assert flops(causal_conv, **silu, activation="silu") == 6 * B * T * D * W
 
 
 def test_flops_are_the_same_on_real_tensors():
@@ -210,6 +212,20 @@ def test_auto_is_chunked(name):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     assert f"archsearch_{name}_chunked" in str(got[0].grad_fn)
     assert "archsearch" not in str(FUNCTIONS[name](**t, backend="reference")[0].grad_fn)
+
+
+def test_auto_says_that_triton_is_not_taken_and_says_it_once(monkeypatch):
+    launch, tiles = (pytest.importorskip(f"archsearch.kernels.{n}") for n in ("launch", "tiles"))
+    monkeypatch.setattr(launch, "architecture", lambda device: "sm_90")
+    monkeypatch.setattr(tiles, "RUN", set())
+    gpu = torch.device("cuda")
+    interface._warn_unchecked.cache_clear()
+    with pytest.warns(UserWarning, match="no sm_90 has checked .* backend='triton' runs them"):
+        assert not interface._runs_here(gpu)
+    with warnings.catch_warnings(action="error"):
+        assert not interface._runs_here(gpu)
+        tiles.RUN.add("sm_90")
+        assert interface._runs_here(gpu) and not interface._runs_here(torch.device("cpu"))
 
 
 # ---- the package
