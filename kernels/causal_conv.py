@@ -108,9 +108,15 @@ def causal_conv(
 
         borders = None if cu_seqlens is None else cu_seqlens.to(x.device).contiguous()
         return causal_conv_triton(x, weight, bias, activation, initial_state, borders)
-    operator = causal_conv_reference if chosen == "reference" else causal_conv_chunked
+    keep = torch.is_grad_enabled() and any(z.requires_grad for z in given)
+
+    def run(x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        if chosen == "reference":
+            return causal_conv_reference(x, weight, bias, activation, state)
+        return causal_conv_chunked(x, weight, bias, activation, state, keep)[:2]
+
     if bounds is None:
-        return operator(x, weight, bias, activation, initial_state)
+        return run(x, initial_state)
 
     # Packed sequences become one: each comes behind its own W - 1 past steps.
     past = x.new_zeros(len(bounds) - 1, weight.shape[1] - 1, x.shape[2])
@@ -121,7 +127,7 @@ def causal_conv(
     order = [j for old, new in rows for j in (*old, *(number * width + t for t in new))]
     ends = [b + (i + 1) * width for i, b in enumerate(bounds[1:])]
     joined = torch.cat([past.flatten(0, 1), x[0]]).index_select(0, _index(order, x))
-    y, _ = operator(joined[None], weight, bias, activation, None)
+    y, _ = run(joined[None], None)
     steps = [t + (i + 1) * width for i, (_, new) in enumerate(rows) for t in new]
     last = [end - width + w for end in ends for w in range(width)]
     final = joined.index_select(0, _index(last, x)).unflatten(0, (number, width))

@@ -8,7 +8,6 @@ are used as (W, D): a row runs along the channels, as the inputs do.
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .interface import NAMESPACE, accumulation_dtype, register_flops
@@ -56,31 +55,34 @@ def causal_conv_chunked(
     bias: Tensor | None,
     activation: str | None,
     initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Y and the last W - 1 inputs."""
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Y, the last W - 1 inputs, and the sums before an activation if they are to be kept."""
     (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
     past = None if initial_state is None else initial_state.to(dtype).mT
     rows, y = _rows(weight, dtype), x.new_empty(x.shape, dtype=dtype)
+    sums = torch.empty_like(y) if keep and activation == "silu" else y.new_empty(0)
     for span, before in _tiles(x, past, W):
         before = None if before is None else before.to(dtype)
-        Y = _filter(x[:, span].to(dtype), before, rows, bias, y[:, span])
+        Y = sums[:, span] if sums.numel() else y[:, span]
+        _filter(x[:, span].to(dtype), before, rows, bias, Y)
         if activation == "silu":
-            F.silu(Y, inplace=True)
+            torch.ops.aten.silu.out(Y, out=y[:, span])
     last, kept = x.new_zeros(x.shape[0], x.shape[2], W - 1), min(T, W - 1)
     last[:, :, W - 1 - kept :] = x[:, T - kept :].mT
     if initial_state is not None:
         last[:, :, : W - 1 - kept] = initial_state[:, :, kept:]
-    return y.to(x.dtype), last
+    return y.to(x.dtype), last, sums
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked_backward", mutates_args=())
 def _causal_conv_backward(
     dy: Tensor,
     dstate: Tensor,
+    sums: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    activation: str | None,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to x, weight, bias (empty without one) and the initial state."""
@@ -92,8 +94,8 @@ def _causal_conv_backward(
     for span, before in _tiles(x, past, W):
         before = None if before is None else before.to(dtype)
         X, g = x[:, span].to(dtype), dy[:, span].to(dtype)
-        if activation == "silu":
-            g = torch.ops.aten.silu_backward(g, _filter(X, before, rows, bias, torch.empty_like(X)))
+        if sums.numel():
+            g = torch.ops.aten.silu_backward(g, sums[:, span])
         d_now = torch.mul(g, rows[0], out=dx[:, span])
         d_before = dx[:, span.start - W + 1 : span.start] if span.start else d_past
         for i, (to, of), (early, of_past) in _reads(X.shape[1], W):
@@ -114,33 +116,34 @@ def _causal_conv_backward(
 
 
 @causal_conv_chunked.register_fake
-def _(x, weight, bias, activation, initial_state):
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], x.shape[2], weight.shape[1] - 1)
+def _(x, weight, bias, activation, initial_state, keep):
+    shape = x.shape if keep and activation == "silu" else 0
+    sums = x.new_empty(shape, dtype=accumulation_dtype(x))
+    return x.new_empty(x.shape), x.new_empty(x.shape[0], x.shape[2], weight.shape[1] - 1), sums
 
 
 @_causal_conv_backward.register_fake
-def _(dy, dstate, x, weight, bias, activation, initial_state):
+def _(dy, dstate, sums, x, weight, bias, initial_state):
     d_bias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     d_initial = dstate.new_empty(dstate.shape, dtype=accumulation_dtype(x))
     return x.new_empty(x.shape), weight.new_empty(weight.shape), d_bias, d_initial
 
 
 def _save(ctx, inputs, output) -> None:
-    x, weight, bias, ctx.activation, initial_state = inputs
-    ctx.save_for_backward(x, weight, bias, initial_state)
+    x, weight, bias, _, initial_state, _ = inputs
+    ctx.save_for_backward(output[2], x, weight, bias, initial_state)
 
 
-def _differentiate(ctx, dy: Tensor, dstate: Tensor):
-    x, weight, bias, initial_state = ctx.saved_tensors
-    dx, d_weight, d_bias, d_initial = _causal_conv_backward(
-        dy, dstate, x, weight, bias, ctx.activation, initial_state
-    )
+def _differentiate(ctx, dy: Tensor, dstate: Tensor, _: Tensor | None):
+    bias, initial_state = ctx.saved_tensors[3:]
+    dx, d_weight, d_bias, d_initial = _causal_conv_backward(dy, dstate, *ctx.saved_tensors)
     return (
         dx,
         d_weight,
         None if bias is None else d_bias,
         None,
         None if initial_state is None else d_initial.to(initial_state.dtype),
+        None,
     )
 
 
@@ -153,9 +156,9 @@ def _forward_flops(x, weight, *_, **__) -> int:
     return 2 * B * T * D * weight[1]
 
 
-def _backward_flops(dy, dstate, x, weight, bias, activation, *_, **__) -> int:
-    """4 B T D W, a pass for x and one for weight; SiLU needs the sum again, 6 B T D W."""
-    return (2 if activation is None else 3) * _forward_flops(x, weight)
+def _backward_flops(dy, dstate, sums, x, weight, *_, **__) -> int:
+    """4 B T D W, a pass for x and one for weight."""
+    return 2 * _forward_flops(x, weight)
 
 
 register_flops("causal_conv_chunked", _forward_flops)
