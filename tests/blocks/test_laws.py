@@ -23,6 +23,7 @@ DIM = 16
 NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by name
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
     "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
+    "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
 }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_backends_agree(part: partial, monkeypatch: pytest.MonkeyPatch) -> None:
 
     fast = run()
     for module in {inspect.getmodule(type(m)) for m in block.modules()}:
-        for name in ("scan", "selective_scan", "causal_conv"):
+        for name in ("scan", "delta_scan", "selective_scan", "causal_conv"):
             if operator := getattr(module, name, None):
                 monkeypatch.setattr(module, name, partial(operator, backend="reference"))
     close(fast, run())
