@@ -46,7 +46,7 @@ class DeltaNet(Mixer, name="delta_net"):
         self.out = nn.Linear(expand * dim, dim, bias=False)
 
     def log_decay(self, x: Tensor) -> Tensor | None:
-        """log alpha_t, (B, T, H), or None where nothing is forgotten."""
+        """Log alpha_t, (B, T, H), or None where nothing is forgotten."""
         return None
 
     def read(self, o: Tensor, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Gated linear attention (Yang et al. 2024), a decay for every key channel.
 
-    g_t = log sigmoid(W_2 W_1 x_t + b) / 16             W_1 (16, D): gates of low rank
-    S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T            per head, S in R^{K x V}
-    o_t = K^(-1/2) S_t^T q_t
-    y_t = W_o (rms(o_t) * w * silu(W_r x_t))            the norm per head
+g_t = log sigmoid(W_2 W_1 x_t + b) / 16             W_1 (16, D): gates of low rank
+S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T            per head, S in R^{K x V}
+o_t = K^(-1/2) S_t^T q_t
+y_t = W_o (rms(o_t) * w * silu(W_r x_t))            the norm per head
 """
 
 import torch.nn.functional as F

@@ -129,6 +129,8 @@ def orthogonal_directions(features: int, width: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     blocks = math.ceil(features / width)
     normal = torch.randn(blocks, width, width, generator=generator, dtype=torch.float64)
-    rows = torch.linalg.qr(normal).Q.mT.flatten(0, 1)[:features]
+    Q, R = torch.linalg.qr(normal)
+    Q = Q * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # or all would point into one half-space
+    rows = Q.mT.flatten(0, 1)[:features]
     lengths = torch.randn(features, width, generator=generator, dtype=torch.float64).norm(dim=-1)
     return (lengths[:, None] * rows).float()

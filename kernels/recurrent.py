@@ -1,0 +1,102 @@
+"""PyTorch's recurrent nets (torch.rnn_tanh, torch.gru, torch.lstm) as an operator of one step.
+
+Traced as they are, they fall into ten operations a time step: costs and compiled graphs would take
+seconds to minutes to make. As an operator they have a shape, a FLOP count and a gradient. The
+backward pass runs the net again, so that PyTorch's own (oneDNN, cuDNN) gradient is taken: kept are
+the inputs, and training takes four passes instead of three.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .interface import NAMESPACE, register_flops
+
+NETS = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+# Biases, one layer, no dropout, training (cuDNN then keeps what its gradient needs), one direction,
+# (B, T, D).
+LAYOUT = True, 1, 0.0, True, False, True
+
+
+def recurrent(
+    kind: str, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """All steps of one layer.
+
+    Args:
+        kind: "rnn" (tanh), "gru" or "lstm".
+        x: input, (B, T, D).
+        states: h, and of an LSTM c, (B, H) each.
+        weights: W (gates H, D), U (gates H, H) and their biases (gates H,), in PyTorch's order.
+
+    Returns:
+        h of every step, (B, T, H), and the states after the last.
+    """
+    y, *states = getattr(torch.ops, NAMESPACE).recurrent(kind, x, list(states), list(weights))
+    return y, states
+
+
+def _run(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    first = [state[None] for state in states]
+    given = first if kind == "lstm" else first[0]
+    y, *last = NETS[kind](x, given, weights, *LAYOUT)
+    return [y.contiguous(), *(state[0].clone() for state in last)]
+
+
+def _run_backward(
+    gradients: list[Tensor], kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]
+) -> list[Tensor]:
+    with torch.enable_grad():
+        leaves = [z.detach().requires_grad_() for z in (x, *states, *weights)]
+        outputs = _run(kind, leaves[0], leaves[1 : 1 + len(states)], leaves[1 + len(states) :])
+    return list(torch.autograd.grad(outputs, leaves, gradients))
+
+
+def _fake(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    y = x.new_empty(*x.shape[:2], states[0].shape[1])
+    return [y, *(torch.empty_like(state) for state in states)]
+
+
+def _fake_backward(gradients, kind, x, states, weights) -> list[Tensor]:
+    return [torch.empty_like(z) for z in (x, *states, *weights)]
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.kind, x, states, weights = inputs
+    ctx.states = len(states)
+    ctx.save_for_backward(x, *states, *weights)
+
+
+def _differentiate(ctx, gradients: list[Tensor]):
+    x, *rest = ctx.saved_tensors
+    states, weights = rest[: ctx.states], rest[ctx.states :]
+    backward = getattr(torch.ops, NAMESPACE).recurrent_backward
+    dx, *rest = backward(gradients, ctx.kind, x, states, weights)
+    return None, dx, rest[: ctx.states], rest[ctx.states :]
+
+
+def _flops(kind: str, x, states, weights, *_, **__) -> int:
+    """2 B T gates H (D + H): the products; the gates themselves are left out."""
+    (batch, T, D), H = x, states[0][1]
+    return 2 * batch * T * GATES[kind] * H * (D + H)
+
+
+def _backward_flops(gradients, kind: str, x, states, weights, *_, **__) -> int:
+    """Three times that: once more forward, then for the inputs and for the weights."""
+    return 3 * _flops(kind, x, states, weights)
+
+
+# Not torch.library.custom_op, inside of which nothing can be differentiated.
+_SCHEMA = "str kind, Tensor x, Tensor[] states, Tensor[] weights) -> Tensor[]"
+for _name, _arguments, _function, _meta in (
+    ("recurrent", f"({_SCHEMA}", _run, _fake),
+    ("recurrent_backward", f"(Tensor[] gradients, {_SCHEMA}", _run_backward, _fake_backward),
+):
+    torch.library.define(f"{NAMESPACE}::{_name}", _arguments)
+    torch.library.impl(f"{NAMESPACE}::{_name}", "CompositeExplicitAutograd", _function)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _meta)
+torch.library.register_autograd(f"{NAMESPACE}::recurrent", _differentiate, setup_context=_save)
+register_flops("recurrent", _flops)
+register_flops("recurrent_backward", _backward_flops)
