@@ -19,7 +19,7 @@ from .block import Mixer, State, require_positive
 class _Recurrent(Mixer):
     """One layer of one of PyTorch's recurrent nets, and a projection."""
 
-    net: type[nn.RNNBase]
+    net: type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]
     states: int = 1
 
     def __init__(self, dim: int, *, expand: int = 1) -> None:

@@ -9,6 +9,7 @@ the inputs, and training takes four passes instead of three.
 from collections.abc import Sequence
 
 import torch
+from torch import _C as C
 from torch import Tensor
 
 from .interface import NAMESPACE, register_flops
@@ -48,10 +49,13 @@ def _run(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> l
 def _run_backward(
     gradients: list[Tensor], kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]
 ) -> list[Tensor]:
-    with torch.enable_grad():
+    # Under a dispatch mode, which counts FLOPs say, operators run with autograd left out.
+    included, excluded = C._dispatch_tls_local_include_set(), C._dispatch_tls_local_exclude_set()
+    excluded = excluded.remove(C.DispatchKey.AutogradCPU)  # which all devices share
+    with torch.enable_grad(), C._ForceDispatchKeyGuard(included, excluded):
         leaves = [z.detach().requires_grad_() for z in (x, *states, *weights)]
         outputs = _run(kind, leaves[0], leaves[1 : 1 + len(states)], leaves[1 + len(states) :])
-    return list(torch.autograd.grad(outputs, leaves, gradients))
+        return list(torch.autograd.grad(outputs, leaves, gradients))
 
 
 def _fake(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> list[Tensor]:

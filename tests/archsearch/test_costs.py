@@ -10,11 +10,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch import build, cost, reference
+from archsearch.baselines import DESIGNS
 from archsearch.budgets import BYTES, COUNT, Budgets, quantity
 from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
 from archsearch.spec import ModelSpec
 
-NAMES = ["retnet", "mamba", "transformer"]
+NAMES = [*DESIGNS]
 D, LAYERS, V, B, T = 16, 2, 32, 2, 64
 
 

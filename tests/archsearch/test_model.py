@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from archsearch import build, reference
+from archsearch.baselines import DESIGNS
 from archsearch.spec import ModelSpec
 
 FUSIONS = {
@@ -34,7 +35,7 @@ def model(name: str) -> Any:
     return build(ModelSpec.model_validate(data), vocab=23).double()
 
 
-each = pytest.mark.parametrize("name", [*FUSIONS, "retnet", "mamba", "transformer"])
+each = pytest.mark.parametrize("name", [*FUSIONS, *DESIGNS])
 
 
 @each

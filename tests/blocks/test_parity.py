@@ -101,7 +101,7 @@ def test_gated_delta_net() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "net"), [("rnn", nn.RNN), ("gru", nn.GRU), ("lstm", nn.LSTM)])
-def test_recurrent_nets(name: str, net: type[nn.RNNBase]) -> None:
+def test_recurrent_nets(name: str, net) -> None:
     theirs = net(DIM, 2 * DIM, batch_first=True)
     block = Mixer.members[name](DIM, expand=2)
     weights = {f"weights.{i}": p for i, p in enumerate(theirs.parameters())}

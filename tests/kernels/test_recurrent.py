@@ -49,12 +49,13 @@ def test_values_and_gradients(kind: str) -> None:
     assert torch.autograd.gradcheck(outputs, (x, *states, *weights))
 
 
+@pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize(("kind", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
-def test_flops(kind: str, gates: int) -> None:
+def test_flops(kind: str, gates: int, device: str) -> None:
     """Forward, and backward with the forward pass again."""
     forward = 2 * B * T * gates * H * (D + H)
     with FlopCounterMode(display=False) as counter:
-        y, _ = recurrent(*arguments(kind, device="meta"))
+        y, _ = recurrent(*arguments(kind, device=device))
     assert counter.get_total_flops() == forward
     with FlopCounterMode(display=False) as counter:
         y.sum().backward()
