@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1# the root stays off sys.path: the bare name `kernels` is not ours to claim
 
-.PHONY: study test slow newest check install
+.PHONY: study test slow newest parity check install
 KERNELS := TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/test_*_triton.py # on the CPU
 
 study: install
@@ -19,6 +19,10 @@ slow: install
 newest: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/newest triton
 	PYTHONPATH=.venv/newest $(KERNELS)
+
+parity: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/parity -c constraints.txt transformers tokenizers regex
+	PYTHONPATH=.venv/parity $(BIN)/pytest tests/blocks/test_parity.py
 
 check: install
 	$(BIN)/ruff check .

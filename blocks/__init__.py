@@ -1,6 +1,8 @@
 """The catalogue of blocks. A file here is a block: importing the package finds them all.
 
-Mixer         mixes over time         retention, mamba, attention, short_conv
+Mixer         mixes over time         retention, gla, linear_attention, performer, mamba, mamba2,
+                                      delta_net, gated_delta_net, hgrn, attention, short_conv,
+                                      rnn, gru, lstm
 ChannelMixer  works on each token     swiglu
 Decay         how retention forgets   fixed, learned, selective
 Merge         joins branches          sum, concat, gate, route

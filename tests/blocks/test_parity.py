@@ -1,5 +1,8 @@
 """A block with the weights of a released implementation gives its outputs: whole, and step by step."""
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,7 +42,7 @@ def load(block: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
 @torch.no_grad()
 def test_mamba() -> None:
-    models = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    models: Any = import_module("transformers.models.mamba.modeling_mamba")
     config = models.MambaConfig(hidden_size=DIM, state_size=5, num_hidden_layers=1)
     theirs = off_birth(models.MambaMixer(config, 0))
     w = dict(theirs.named_parameters())
@@ -56,7 +59,7 @@ def test_mamba() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("groups", [1, 2])
 def test_mamba2(groups: int) -> None:
-    models = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    models: Any = import_module("transformers.models.mamba2.modeling_mamba2")
     config = models.Mamba2Config(
         hidden_size=DIM, state_size=6, num_heads=4, head_dim=2 * DIM // 4, n_groups=groups,
         num_hidden_layers=1, chunk_size=32,
@@ -75,7 +78,7 @@ def test_mamba2(groups: int) -> None:
 
 @torch.no_grad()
 def test_gated_delta_net() -> None:
-    models = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    models: Any = import_module("transformers.models.qwen3_next.modeling_qwen3_next")
     H, K = 4, DIM // 4
     config = models.Qwen3NextConfig(
         hidden_size=DIM, linear_num_value_heads=H, linear_num_key_heads=H, linear_key_head_dim=K,
