@@ -110,7 +110,7 @@ def _write(folder: Path, model: Model, chosen: Source) -> None:
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    save_file(dict(model.named_parameters()), folder / "model.safetensors")
+    save_file(model.state_dict(), folder / "model.safetensors")
     weights = (folder / "model.safetensors").read_bytes()
     config = {
         "summary": summary,

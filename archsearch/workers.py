@@ -115,14 +115,12 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
 
 
 def save_weights(model: Any, path: Path) -> None:
-    """Parameters by name as safetensors, whole or not at all."""
+    """The state dict as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(
-        {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, partial
-    )
+    save_file({name: x.cpu().contiguous() for name, x in model.state_dict().items()}, partial)
     os.replace(partial, path)
 
 

@@ -15,7 +15,6 @@ from archsearch.budgets import BYTES, COUNT, Budgets, quantity
 from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
 from archsearch.spec import ModelSpec
 
-NAMES = [*DESIGNS]
 D, LAYERS, V, B, T = 16, 2, 32, 2, 64
 
 
@@ -23,7 +22,7 @@ def spec(name: str) -> ModelSpec:
     return reference(name, dim=D, layers=LAYERS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DESIGNS)
 def test_costs_agree_with_the_real_model(name: str) -> None:
     """Traced without memory, equal to what the built model has and does."""
     traced = cost(spec(name), batch=B, seq_len=T, vocab=V)
@@ -69,7 +68,7 @@ def test_state_bytes_by_hand() -> None:
     assert same[0] == same[1] == 2 * LAYERS * B * 4 * (inner * 16 + inner * 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["retnet", "mamba", "transformer", "lstm"])
 def test_costs_grow_with_size(name: str) -> None:
     small = asdict(cost(spec(name), batch=1, seq_len=32, vocab=V))
     wider = asdict(cost(reference(name, dim=2 * D, layers=LAYERS), batch=1, seq_len=32, vocab=V))

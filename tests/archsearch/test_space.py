@@ -211,7 +211,7 @@ def test_names_that_lead_in_circles(tmp_path: Path) -> None:
 WRONG = [
     (
         "baselines: [retnett]\n",
-        r"s.yaml:\d+:\d+: baselines\[0\]: got 'retnett'; must be 'retnet', 'mamba' or",
+        r"s.yaml:\d+:\d+: baselines\[0\]: got 'retnett'; must be 'retnet', 'mamba',",
     ),
     ("seed: -1\n", r"s.yaml:\d+:7: seed: got -1; must be greater than or equal to 0"),
     (
