@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import Family, require_positive
+from .block import Family, require_divisor, require_positive
 
 OPEN = 6.0
 """Bias of a reset gate at birth: sigmoid(6) = 0.9975, open."""
@@ -32,6 +32,13 @@ class Decay(nn.Module, Family):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
+
+
+def decays_of(kind: str, heads: int, groups: int | None) -> tuple[int, int]:
+    """How many decays there are, and how many heads share each."""
+    groups = heads if groups is None else groups
+    require_divisor(kind, "groups", groups, heads, "heads")
+    return groups, heads // groups
 
 
 def retnet_decay(heads: int) -> Tensor:
@@ -52,6 +59,7 @@ class FixedDecay(Decay, name="fixed"):
 
     Args:
         schedule: retnet is 1 - 2^(-5-h); log_spaced is 1 - exp(linspace(ln 1/32, ln 1/512, H)).
+        groups: different decays, each shared by heads that lie together; null is one per head.
     """
 
     log_decay: Tensor
@@ -63,14 +71,16 @@ class FixedDecay(Decay, name="fixed"):
         width: int,
         *,
         schedule: Literal["retnet", "log_spaced"] = "retnet",
+        groups: int | None = None,
     ) -> None:
         super().__init__()
+        groups, share = decays_of("fixed decay", heads, groups)
         if schedule == "retnet":
-            log_decay = retnet_decay(heads)
+            log_decay = retnet_decay(groups)
         else:
-            rate = torch.linspace(math.log(1 / 32), math.log(1 / 512), heads).exp()
+            rate = torch.linspace(math.log(1 / 32), math.log(1 / 512), groups).exp()
             log_decay = torch.log1p(-rate)
-        self.register_buffer("log_decay", log_decay, persistent=False)
+        self.register_buffer("log_decay", log_decay.repeat_interleave(share), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return self.log_decay, None
@@ -80,15 +90,25 @@ class LearnedDecay(Decay, name="learned"):
     """One trained decay per head, log gamma_h = -exp(a_h).
 
     Args:
-        half_life: tokens, of the first head at birth, doubling from head to head; null is RetNet's.
+        half_life: tokens, of the first decay at birth, doubling to the next; null is RetNet's.
+        groups: different decays, each shared by heads that lie together; null is one per head.
     """
 
-    def __init__(self, dim: int, heads: int, width: int, *, half_life: float | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        width: int,
+        *,
+        half_life: float | None = None,
+        groups: int | None = None,
+    ) -> None:
         super().__init__()
-        self.a = nn.Parameter((-ladder("learned decay", heads, half_life)).log())
+        groups, self.share = decays_of("learned decay", heads, groups)
+        self.a = nn.Parameter((-ladder("learned decay", groups, half_life)).log())
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        return -self.a.exp(), None
+        return -self.a.exp().repeat_interleave(self.share), None
 
 
 class SelectiveDecay(Decay, name="selective"):
@@ -99,7 +119,8 @@ class SelectiveDecay(Decay, name="selective"):
 
     Args:
         per: one decay per head, or one per key channel.
-        half_life: tokens, of the first head at birth, doubling from head to head; null is RetNet's.
+        half_life: tokens, of the first decay at birth, doubling to the next; null is RetNet's.
+        groups: different decays, each shared by heads that lie together; null is one per head.
         write: factor s_t on the key; tied is 1 - alpha_t.
         reset: a second gate r_t, open at birth, that can wipe a head's state in one step.
     """
@@ -112,14 +133,16 @@ class SelectiveDecay(Decay, name="selective"):
         *,
         per: Literal["head", "channel"] = "head",
         half_life: float | None = None,
+        groups: int | None = None,
         write: Literal["none", "sigmoid", "softplus", "tied"] = "none",
         reset: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.width, self.write_gate = heads, 1 if per == "head" else width, write
-        rate = -ladder("selective decay", heads, half_life)
-        self.a = nn.Parameter(torch.zeros(heads))
-        self.select = nn.Linear(dim, heads * self.width)
+        groups, self.share = decays_of("selective decay", heads, groups)
+        rate = -ladder("selective decay", groups, half_life)
+        self.a = nn.Parameter(torch.zeros(groups))
+        self.select = nn.Linear(dim, groups * self.width)
         nn.init.zeros_(self.select.weight)
         bias = torch.expm1(rate).log()  # softplus^-1
         self.select.bias = nn.Parameter(bias.repeat_interleave(self.width))
@@ -132,8 +155,9 @@ class SelectiveDecay(Decay, name="selective"):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         per = (self.heads, self.width)
-        rate = self.a.exp()[:, None] * F.softplus(self.select(x).unflatten(-1, per))
-        log_decay = -rate  # (B, T, H, 1 | K)
+        step = F.softplus(self.select(x).unflatten(-1, (-1, self.width)))
+        rate = self.a.exp()[:, None] * step
+        log_decay = -rate.repeat_interleave(self.share, dim=-2)  # (B, T, H, 1 | K)
         if self.has_reset:
             log_decay = log_decay + F.logsigmoid(self.reset(x))[..., None]
         write = None

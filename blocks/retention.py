@@ -29,8 +29,10 @@ class Retention(Mixer, name="retention"):
 
     Args:
         heads: number of heads, each of key width dim / heads (even, for the rotation).
+        key_heads: heads of queries and keys, shared by groups of heads; null is one per head.
         expand: value width as a multiple of the key width.
         decay: how the heads forget.
+        initial: the state before the first token: zeros, or learned, and at birth zeros.
         gate: output gate, silu(W_g x) as in the paper, or none.
         conv: width of a causal convolution over q, k and v; 0 is none.
     """
@@ -42,8 +44,10 @@ class Retention(Mixer, name="retention"):
         dim: int,
         *,
         heads: int = 4,
+        key_heads: int | None = None,
         expand: int = 1,
         decay: Part[Decay] = FixedDecay,
+        initial: Literal["zeros", "learned"] = "zeros",
         gate: Literal["silu", "none"] = "silu",
         conv: int = 0,
     ) -> None:
@@ -55,10 +59,15 @@ class Retention(Mixer, name="retention"):
                 f"retention: the key width of a head, dim / heads = {dim // heads}, must be even "
                 "because q and k are rotated in pairs; change heads or dim"
             )
-        self.heads, self.widths = heads, (dim, dim, expand * dim)
+        groups, width = heads if key_heads is None else key_heads, dim // heads
+        require_divisor("retention", "key_heads", groups, heads, "heads")
+        self.heads = (groups, groups, heads)
+        self.widths = (groups * width, groups * width, expand * dim)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
         self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
-        self.decay = decay(dim, heads, dim // heads)
+        self.decay = decay(dim, heads, width)
+        start = torch.zeros(heads, width, expand * width)
+        self.start = nn.Parameter(start) if initial == "learned" else None
         self.gate = nn.Linear(dim, expand * dim, bias=False) if gate == "silu" else None
         self.out = nn.Linear(expand * dim, dim, bias=False)
         self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
@@ -70,11 +79,15 @@ class Retention(Mixer, name="retention"):
         qkv = self.qkv(x)
         if self.conv is not None:
             qkv, window = self.conv(qkv, window)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.widths, dim=-1))
+        parts = zip(qkv.split(self.widths, dim=-1), self.heads, strict=True)
+        q, k, v = (part.unflatten(-1, (heads, -1)) for part, heads in parts)
+        if S is None and self.start is not None:
+            S = self.start.expand(len(x), -1, -1, -1)
         position = seen + torch.arange(x.shape[1], device=x.device)
         q, k = (rotate(part, position, self.frequencies) for part in (q, k))  # (B, T, H, K)
         log_decay, write = self.decay(x)
-        if write is not None:
+        if write is not None:  # a head's own, so that keys are shared no longer
+            q, k = (part.repeat_interleave(v.shape[2] // part.shape[2], dim=2) for part in (q, k))
             k = k * write
         o, S = scan(q, k, v, log_decay, initial_state=S)  # (B, T, H, V)
         o = F.rms_norm(o, o.shape[-1:], eps=1e-6).flatten(-2)

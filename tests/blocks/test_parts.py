@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from archsearch.blocks import Merge, Mixer
-from archsearch.blocks.attention import Attention
+from archsearch.blocks.attention import Attention, alibi_slopes
 from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
 from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.merge import Concat, Gate, Route, Sum
@@ -85,6 +85,81 @@ def test_a_window_is_attention_over_the_last_tokens() -> None:
         torch.testing.assert_close(y[:, t], expected[:, -1])
 
 
+@pytest.mark.parametrize(("dilation", "sinks"), [(1, 0), (3, 0), (1, 2), (3, 2)])
+def test_a_pattern_is_softmax_over_what_it_lists(dilation: int, sinks: int) -> None:
+    """Written out token by token: the window's every `dilation`-th one, and the sinks, once each."""
+    options = {"heads": 2, "positions": "none", "window": 3}
+    block = Attention(16, **options, dilation=dilation, sinks=sinks).double()
+    x = torch.randn(1, 14, 16, dtype=torch.float64)
+    q, k, v = (part.unflatten(-1, (2, 8)) for part in block.qkv(x)[0].chunk(3, dim=-1))
+    for t in range(14):
+        seen = {t - i * dilation for i in range(3)} | set(range(sinks))
+        seen = sorted(s for s in seen if 0 <= s <= t)
+        weights = torch.einsum("hk,shk->hs", q[t], k[seen]).div(8**0.5).softmax(-1)
+        want = block.out(torch.einsum("hs,shk->hk", weights, v[seen]).flatten())
+        torch.testing.assert_close(block(x)[0][0, t], want)
+
+
+def test_alibi_subtracts_slope_times_distance() -> None:
+    torch.testing.assert_close(alibi_slopes(4), torch.tensor([0.25, 0.0625, 0.015625, 0.00390625]))
+    # For six heads: those of four, then the first and third of eight.
+    torch.testing.assert_close(alibi_slopes(6)[4:], 2.0 ** -torch.tensor([1.0, 3.0]))
+    block = Attention(16, heads=2, positions="alibi").double()
+    x = torch.randn(1, 9, 16, dtype=torch.float64)
+    q, k, v = (p.unflatten(-1, (2, 8)).transpose(1, 2) for p in block.qkv(x).chunk(3, dim=-1))
+    distance = torch.arange(9)[:, None] - torch.arange(9)
+    scores = q @ k.mT / 8**0.5 - alibi_slopes(2).double()[:, None, None] * distance
+    weights = scores.masked_fill(distance < 0, -torch.inf).softmax(-1)
+    torch.testing.assert_close(block(x)[0], block.out((weights @ v).transpose(1, 2).flatten(-2)))
+
+
+def test_scores_are_capped_and_heads_normed() -> None:
+    x = 100 * torch.randn(1, 9, 16, dtype=torch.float64)
+    plain = Attention(16, heads=2).double()
+    capped = Attention(16, heads=2, softcap=1e6).double()
+    capped.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(capped(x)[0], plain(x)[0], rtol=1e-4, atol=1e-4)  # tanh(z) is z
+    flat = Attention(16, heads=2, softcap=1e-6, positions="none").double()
+    flat.load_state_dict(plain.state_dict())  # all scores alike: the mean over the past
+    means = flat.qkv(x)[..., 32:].cumsum(1) / torch.arange(1, 10)[:, None]
+    torch.testing.assert_close(flat(x)[0], flat.out(means), rtol=1e-4, atol=1e-4)
+    normed = Attention(16, heads=2, qk_norm=True).double()
+    with torch.no_grad():
+        before = normed(x)[0]
+        normed.qkv.weight[:32] *= 7  # of q and k, whose size the norm takes out
+    torch.testing.assert_close(normed(x)[0], before, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_share_decays_and_keys() -> None:
+    torch.testing.assert_close(
+        FixedDecay(8, 4, 2, groups=2).log_decay, retnet_decay(2).repeat_interleave(2)
+    )
+    for decay in (LearnedDecay, SelectiveDecay):
+        log_decay, _ = decay(8, 4, 2, groups=2, half_life=5.0)(torch.randn(1, 3, 8))
+        assert torch.equal(log_decay[..., 0], log_decay[..., 1])
+        assert not torch.equal(log_decay[..., 1], log_decay[..., 2])
+    shared, own = (Retention(32, heads=4, key_heads=n).double() for n in (2, 4))
+    q, k, v = shared.qkv.weight.split(shared.widths)
+    q, k = (w.unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1) for w in (q, k))
+    weights = shared.state_dict() | {"qkv.weight": torch.cat((q, k, v))}
+    own.load_state_dict(weights)
+    x = torch.randn(2, 11, 32, dtype=torch.float64)
+    torch.testing.assert_close(shared(x)[0], own(x)[0])
+
+
+def test_a_learned_state_is_where_a_sequence_starts() -> None:
+    block = Retention(16, heads=2, initial="learned").double()
+    zeros = Retention(16, heads=2).double()
+    zeros.load_state_dict(block.state_dict(), strict=False)
+    x = torch.randn(2, 7, 16, dtype=torch.float64)
+    assert torch.equal(block(x)[0], zeros(x)[0])  # at birth
+    assert block.start is not None
+    with torch.no_grad():
+        block.start.normal_()
+    start = (block.start.expand(2, -1, -1, -1), None, torch.zeros((), dtype=torch.long))
+    torch.testing.assert_close(block(x)[0], zeros(x, start)[0])
+
+
 def test_grouped_heads_share_keys() -> None:
     grouped = Attention(16, heads=4, kv_heads=2).double()
     full = Attention(16, heads=4).double()
@@ -136,6 +211,14 @@ def test_merge_equations() -> None:
         (lambda: Attention(64, kv_heads=3), r"kv_heads \(3\) must divide heads \(4\)"),
         (lambda: Attention(64, window=0), r"attention: window must be positive, got 0"),
         (lambda: Attention(12, heads=4), r"width of a head, dim / heads = 3, must be even"),
+        (lambda: Attention(8, sinks=2), r"dilation \(1\) and sinks \(2\) belong to a window"),
+        (
+            lambda: Attention(8, window=2, sinks=-1),
+            r"attention: sinks must not be negative, got -1",
+        ),
+        (lambda: Attention(8, softcap=0.0), r"attention: softcap must be positive, got 0"),
+        (lambda: Retention(64, key_heads=3), r"retention: key_heads \(3\) must divide heads \(4\)"),
+        (lambda: FixedDecay(8, 4, 2, groups=3), r"fixed decay: groups \(3\) must divide heads"),
         (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
         (lambda: ShortConv(8, width=0), r"short_conv: width must be positive, got 0"),
         (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
