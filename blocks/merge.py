@@ -3,7 +3,9 @@
 sum     y = sum_i c_i y_i,                 c_i = 1/n, fixed or learned
 concat  y = W [y_1; ...; y_n]
 gate    y = sum_i g_i * y_i,               g_i = sigmoid(theta_i) per channel, or sigmoid(W_i x_t)
-route   y_t = sum_i p_i(x_t) y_i,          p = softmax(W x_t / temperature), one weight per branch
+route   y_t = sum_i p_i(x_t) y_i,          p = softmax(W x_t / temperature), one weight per branch;
+                                           or 1 for the largest and 0 for the others, whose gradient
+                                           is taken for that of p (Bengio et al. 2013)
 """
 
 from typing import Literal
@@ -84,18 +86,25 @@ class Gate(Merge, name="gate"):
 
 
 class Route(Merge, name="route"):
-    """A soft router: per token, one probability per branch.
+    """A router: per token, one probability per branch.
 
     Args:
         temperature: divides the logits; small is decided, large is even.
+        hard: the likeliest branch alone, with the gradient of the probabilities straight through.
+            All branches are computed all the same.
     """
 
-    def __init__(self, dim: int, branches: int, *, temperature: float = 1.0) -> None:
+    def __init__(
+        self, dim: int, branches: int, *, temperature: float = 1.0, hard: bool = False
+    ) -> None:
         super().__init__()
         require_positive("route", temperature=temperature)
         self.read = nn.Linear(dim, branches)
-        self.temperature = temperature
+        self.temperature, self.hard = temperature, hard
 
     def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
         p = torch.softmax(self.read(x) / self.temperature, dim=-1)  # (B, T, n)
+        if self.hard:
+            chosen = torch.zeros_like(p).scatter(-1, p.argmax(-1, keepdim=True), 1.0)
+            p = chosen + p - p.detach()
         return torch.einsum("btn,btnd->btd", p, torch.stack(branches, dim=-2))

@@ -10,6 +10,7 @@ from archsearch.blocks.attention import Attention, alibi_slopes
 from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
 from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.merge import Concat, Gate, Route, Sum
+from archsearch.blocks.mlp import MLP
 from archsearch.blocks.retention import Retention
 from archsearch.blocks.rotary import rope_frequencies, rotate
 from archsearch.blocks.short_conv import ShortConv
@@ -195,6 +196,16 @@ def test_merge_equations() -> None:
     route = Route(8, 2, temperature=0.5)
     p = torch.softmax(route.read(x) / 0.5, -1)
     torch.testing.assert_close(route(x, a, b), p[..., :1] * a + p[..., 1:] * b)
+    hard = Route(8, 2, temperature=0.5, hard=True)
+    hard.load_state_dict(route.state_dict())
+    first = p[..., :1] > 0.5
+    y = hard(x, a, b)
+    torch.testing.assert_close(y, torch.where(first, a, b))
+    soft, straight = (
+        torch.autograd.grad(z.sum(), r.read.weight)[0]
+        for z, r in ((route(x, a, b), route), (y, hard))
+    )
+    torch.testing.assert_close(straight, soft)
     gate = Gate(8, 2, per="channel")
     torch.testing.assert_close(gate(x, a, b), (a + b) / 2)  # sigmoid(0)
     concat = Concat(8, 2)
@@ -222,6 +233,7 @@ def test_merge_equations() -> None:
         (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
         (lambda: ShortConv(8, width=0), r"short_conv: width must be positive, got 0"),
         (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
+        (lambda: MLP(8, expand=0.0), r"mlp: expand must be positive, got 0"),
         (lambda: Route(8, 2, temperature=0.0), r"route: temperature must be positive, got 0"),
         (lambda: LearnedDecay(8, 2, 4, half_life=-1.0), r"learned decay: half_life must be pos"),
     ],
