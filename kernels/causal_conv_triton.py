@@ -315,7 +315,7 @@ causal_conv_triton.register_autograd(_differentiate, setup_context=_save)
 
 
 def _backward_flops(dy, dstate, x, weight, *_, **__) -> int:
-    """4 B T D W, a pass for x and one for weight; the sums under SiLU, taken again, are left out."""
+    """4 B T D W, a pass for x and one for weight; SiLU's sums, taken again, are left out."""
     return 2 * _forward_flops(x, weight)
 
 
