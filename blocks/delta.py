@@ -12,8 +12,6 @@ The norms are per head. Birth of the gated one is Mamba-2's: exp(a) uniform in (
 log-uniform in [1e-3, 1e-1].
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from ..kernels.delta_scan import delta_scan
 from .block import Mixer, State, require_divisor, require_positive
 from .short_conv import ShortConv
+from .step import step_bias
 
 
 class DeltaNet(Mixer, name="delta_net"):
@@ -81,8 +80,7 @@ class GatedDeltaNet(DeltaNet, name="gated_delta_net"):
         super().__init__(dim, heads=heads, expand=expand, conv=conv)
         self.a = nn.Parameter(torch.empty(heads).uniform_(1e-3, 16).log())
         self.step = nn.Linear(dim, heads)
-        delta = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
-        self.step.bias = nn.Parameter(delta + (-torch.expm1(-delta)).log())  # softplus^-1
+        self.step.bias = nn.Parameter(step_bias(heads))
         self.gate = nn.Linear(dim, expand * dim, bias=False)
 
     def log_decay(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..kernels.selective_scan import selective_scan
 from .block import Mixer, State, require_positive
 from .short_conv import ShortConv
+from .step import step_bias
 
 
 class Mamba(Mixer, name="mamba"):
@@ -43,8 +44,7 @@ class Mamba(Mixer, name="mamba"):
         self.select = nn.Linear(inner, sum(self.sizes), bias=False)
         self.step = nn.Linear(rank, inner)
         nn.init.uniform_(self.step.weight, -(rank**-0.5), rank**-0.5)
-        delta = torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
-        self.step.bias = nn.Parameter(delta + (-torch.expm1(-delta)).log())  # softplus^-1
+        self.step.bias = nn.Parameter(step_bias(inner))
         self.A_log = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim, bias=False)

@@ -11,8 +11,6 @@ B and C are shared by groups of heads, and the norm is over a group's channels. 
 uniform in [1, 16], D = 1, b_dt such that Delta is log-uniform in [1e-3, 1e-1], not below 1e-4.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from ..kernels.scan import scan
 from .block import Mixer, State, require_divisor, require_positive
 from .short_conv import ShortConv
+from .step import step_bias
 
 
 class Mamba2(Mixer, name="mamba2"):
@@ -54,8 +53,7 @@ class Mamba2(Mixer, name="mamba2"):
         self.widths = (inner, groups * state, groups * state)  # of x, B, C
         self.into = nn.Linear(dim, inner + sum(self.widths) + heads, bias=False)
         self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
-        delta = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
-        self.step = nn.Parameter(delta + (-torch.expm1(-delta)).log())  # b_dt, by softplus^-1
+        self.step = nn.Parameter(step_bias(heads))  # b_dt
         self.a = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = nn.Parameter(torch.ones(inner))
