@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import pydantic
 
 from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
-from archsearch.spec import ModelSpec, Positive
-from archsearch.validation import Frozen
+from archsearch.spec import ModelSpec
+from archsearch.validation import Frozen, Positive
 
 COUNT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

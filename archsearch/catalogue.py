@@ -73,7 +73,7 @@ def schema(cls: type[Family]) -> type[PartSpec]:
     for parameter in options_of(cls):
         kind, default = hints[parameter.name], parameter.default
         if family := family_of(kind):
-            kind = part(family)
+            kind = part(family, within=cls)
             if inspect.isclass(default):
                 default = schema(default)()
         field = pydantic.Field(default, description=docs.get(parameter.name))
@@ -89,9 +89,15 @@ def expand_name(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-def part(family: type[Family]) -> Any:
-    """The type of a field that holds any member of `family`, told apart by `type`."""
-    models = [schema(member) for member in family.members.values()]
+def part(family: type[Family], within: type[Family] | None = None) -> Any:
+    """The type of a field that holds any member of `family`, told apart by `type`.
+
+    A mixer within a mixer is a causal one: a wrapper has no use for itself or for whole sequences.
+    """
+    members = family.members.values()
+    if within is not None and issubclass(within, family):
+        members = [member for member in members if member.causal]
+    models = [schema(member) for member in members]
     tagged = Annotated[Union[tuple(models)], pydantic.Field(discriminator="type")]  # noqa: UP007
     return Annotated[tagged, pydantic.BeforeValidator(expand_name)]
 
@@ -112,6 +118,11 @@ def factory(spec: PartSpec) -> collections.abc.Callable[..., nn.Module]:
         for name, value in spec.options().items()
     }
     return partial(classes()[type(spec)], **options)
+
+
+def is_causal(spec: PartSpec) -> bool:
+    """False for a part that sees the future: by its class, or by its option of that name."""
+    return getattr(classes()[type(spec)], "causal", True) and spec.options().get("causal", True)
 
 
 if TYPE_CHECKING:

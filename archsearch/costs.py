@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from archsearch.graph import period
 from archsearch.model import Model, build, build_meta
 from archsearch.spec import ModelSpec
 
@@ -33,7 +34,8 @@ class Cost:
         parameters: trainable numbers.
         forward_flops: of one forward pass.
         train_flops: of a forward and a backward pass.
-        decode_flops: of one more token for each sequence, after seq_len tokens.
+        decode_flops: of one more token for each sequence, after seq_len tokens; the mean of
+            several where layers run at a lower rate, 0 where the model cannot decode.
         bytes_moved: bytes that the operators of a forward pass read and write, float32.
         state_bytes: what decoding carries after seq_len tokens.
         train_memory: peak of an AdamW step, parameters, gradients and optimiser state included;
@@ -58,13 +60,16 @@ def cost(spec: ModelSpec, *, batch: int, seq_len: int, vocab: int) -> Cost:
         model(tokens)
     with _flops() as train:
         model(tokens)[0].sum().backward()
+    steps = period(model.architecture)
     with _flops() as decode, torch.no_grad():
-        model(tokens[:, :1], state)
+        after = state
+        for _ in range(steps if state is not None else 0):
+            _, after = model(tokens[:, :1], after)
     return Cost(
         parameters=_parameters(model),
         forward_flops=forward.get_total_flops(),
         train_flops=train.get_total_flops(),
-        decode_flops=decode.get_total_flops(),
+        decode_flops=round(decode.get_total_flops() / steps),
         bytes_moved=moved.total,
         state_bytes=_nbytes(state),
         train_memory=train_memory(spec, batch=batch, seq_len=seq_len, vocab=vocab),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from archsearch import graph
 from archsearch.blocks import State
+from archsearch.blocks.rate import Pool, Unpool
 from archsearch.catalogue import factory
 from archsearch.spec import ModelSpec
 
@@ -19,7 +20,8 @@ class Model(nn.Module):
     """A sequence model: logits, state = model(tokens, state).
 
     tokens (B, T) int64, any T >= 1; logits (B, T, vocab); state None at the start, then a tuple
-    with one entry per mixer. Pieces of a sequence give the logits of the whole.
+    with one entry per mixer and change of rate. Pieces of a sequence give the logits of the whole.
+    A model that sees the future (causal: false) gives the state None and takes no other.
     """
 
     def __init__(self, architecture: nx.DiGraph, vocab: int) -> None:
@@ -32,39 +34,65 @@ class Model(nn.Module):
         nn.init.normal_(self.embed.weight, std=dim**-0.5)
         self.steps: list[tuple[str, str, list[str]]] = []  # (op, node, sources)
         for node in nx.topological_sort(architecture):
-            op, part = (architecture.nodes[node][key] for key in ("op", "part"))
             sources = graph.inputs(architecture, node)
-            self.steps.append((op, node, sources))
-            if part is not None:
-                sizes = (dim, len(sources) - 1) if op == "merge" else (dim,)
-                self.add_module(node, factory(part)(*sizes))
+            self.steps.append((architecture.nodes[node]["op"], node, sources))
+            if (module := self._module(node, sources)) is not None:
+                self.add_module(node, module)
+
+    def _module(self, node: str, sources: list[str]) -> nn.Module | None:
+        """What a node holds, as wide as what it reads."""
+        nodes = self.architecture.nodes
+        op, part, sizes, dim = (nodes[node][key] for key in ("op", "part", "sizes", "dim"))
+        if part is not None:
+            branches = {"merge": len(sources) - 1, "join": len(sources)}
+            return factory(part)(dim, *([branches[op]] if op in branches else []))
+        if op == "project":
+            return nn.Linear(nodes[sources[0]]["dim"], dim, bias=False)
+        return {"pool": Pool, "unpool": Unpool}[op](*sizes) if op in graph.STATEFUL else None
 
     @property
-    def mixers(self) -> list[str]:
+    def stateful(self) -> list[str]:
         """The nodes that carry a state, in the order of the state tuple."""
-        return [node for op, node, _ in self.steps if op == "mixer"]
+        return [node for op, node, _ in self.steps if op in graph.STATEFUL]
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        states = iter(state if state is not None else [None] * len(self.mixers))
+        causal = self.architecture.graph["causal"]
+        if state is not None and not causal:
+            raise ValueError("this model sees the future (causal: false): it goes on from no state")
+        states = iter(state if state is not None else [None] * len(self.stateful))
         after: list[State] = []
         values: dict[str, Tensor] = {}
         for op, node, sources in self.steps:
             xs = [values[source] for source in sources]
             if op == "embed":
-                y = self.embed(tokens)
-            elif op == "add":
-                y = xs[0] + xs[1]
+                values[node] = self.embed(tokens)
             elif op == "head":
-                y = F.linear(xs[0], self.embed.weight)
-            elif op == "mixer":
-                y, next_state = self.get_submodule(node)(xs[0], next(states))
-                after.append(next_state)
-            elif op == "mlp":
-                y, _ = self.get_submodule(node)(xs[0])
+                values[node] = F.linear(xs[0], self.embed.weight)
+            elif op in graph.STATEFUL:
+                old = next(states)
+                # At a lower rate a short piece may hold no whole group: nothing happens there.
+                skip = op == "mixer" and xs[0].shape[1] == 0
+                values[node], new = (xs[0], old) if skip else self.get_submodule(node)(*xs, old)
+                after.append(new)
             else:
-                y = self.get_submodule(node)(*xs)
-            values[node] = y
-        return values["head"], tuple(after)
+                values[node] = self._stateless(op, node, xs)
+        return values["head"], tuple(after) if causal else None
+
+    def _stateless(self, op: str, node: str, xs: list[Tensor]) -> Tensor:
+        if op == "add":
+            return xs[0] + xs[1]
+        if op == "concat":
+            return torch.cat(xs, dim=-1)
+        data = self.architecture.nodes[node]
+        if op == "slice":
+            (start,) = data["sizes"]
+            return xs[0][..., start : start + data["dim"]]
+        module = self.get_submodule(node)
+        if op == "mlp":
+            return module(xs[0])[0]
+        if op == "join":
+            return module(torch.stack(xs).mean(0), *xs)
+        return module(*xs)  # norm, merge, project
 
 
 def build(spec: ModelSpec, *, vocab: int) -> Model:

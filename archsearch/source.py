@@ -13,6 +13,7 @@ import networkx as nx
 import archsearch.blocks
 import archsearch.kernels
 from archsearch import graph as graphs
+from archsearch.blocks.rate import Pool, Unpool
 from archsearch.catalogue import PartSpec, classes
 
 LINE = 100
@@ -22,17 +23,22 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
     """model.py: imports, the class, nothing else."""
     nodes = [(name, graph.nodes[name]) for name in nx.topological_sort(graph)]
     parts = [data["part"] for _, data in nodes if data["part"] is not None]
-    used = sorted({cls for spec in parts for cls in part_classes(spec)}, key=lambda c: c.__name__)
     imports = sorted(
-        f"from .blocks.{c.__module__.rsplit('.', 1)[1]} import {c.__name__}" for c in used
+        f"from .blocks.{c.__module__.rsplit('.', 1)[1]} import {c.__name__}"
+        for c in used_classes(graph)
     )
     partial = ["from functools import partial", ""] if any(map(_has_parts, parts)) else []
-    mixers = [name for name, data in nodes if data["op"] == "mixer"]
+    stateful = [name for name, data in nodes if data["op"] in graphs.STATEFUL]
+    causal = graph.graph["causal"]
+    about, begin = STATE[causal]
+    made = [_constructor(graph, name) for name, _ in nodes]
+    states = f"({', '.join(f'new{i}' for i in range(len(stateful)))},)" if causal else "None"
     return "\n".join(
         [
             f'"""A sequence model of width {graph.graph["dim"]}: {summary}."""',
             "",
             *partial,
+            *(["import torch"] if _uses_torch(graph) else []),
             "import torch.nn.functional as F",
             "from torch import Tensor, nn",
             "",
@@ -42,33 +48,65 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
             "class Model(nn.Module):",
             '    """A sequence model: logits, state = model(tokens, state).',
             "",
-            f"    tokens (B, T) int64, any T >= 1; logits (B, T, {vocab}); state None at the",
-            "    start, then one entry per mixer. Pieces of a sequence give the whole's logits.",
+            f"    tokens (B, T) int64, any T >= 1; logits (B, T, {vocab}); {about}",
             '    """',
             "",
             "    def __init__(self) -> None:",
             "        super().__init__()",
             f"        self.embed = nn.Embedding({vocab}, {graph.graph['dim']})",
-            *(_constructor(graph, name) for name, data in nodes if data["part"] is not None),
+            *(line for line in made if line),
             "",
             "    def forward(",
             "        self, tokens: Tensor, state: tuple | None = None",
-            "    ) -> tuple[Tensor, tuple]:",
-            f"        old = state if state is not None else (None,) * {len(mixers)}",
-            *(_statement(graph, name, mixers) for name, _ in nodes),
-            f"        return head, ({', '.join(f'new{i}' for i in range(len(mixers)))},)",
+            "    ) -> tuple[Tensor, tuple | None]:",
+            begin.format(n=len(stateful)),
+            *(_statement(graph, name, stateful) for name, _ in nodes),
+            f"        return head, {states}",
             "",
         ]
     )
 
 
-def _constructor(graph: nx.DiGraph, name: str) -> str:
-    data = graph.nodes[name]
-    sizes = [str(graph.graph["dim"])]
-    if data["op"] == "merge":
-        sizes.append(str(len(graphs.inputs(graph, name)) - 1))
-    cls = classes()[type(data["part"])].__name__
-    return _call(f"        self.{name} = {cls}(", [*sizes, *_options(data["part"])])
+STATE = {  # by whether the model is causal: its docstring, and how forward begins
+    True: (
+        "state None at the\n    start, then one entry per mixer. Pieces of a sequence give the "
+        "whole's logits.",
+        "        old = state if state is not None else (None,) * {n}",
+    ),
+    False: (
+        "whole sequences\n    only, as the model sees the future: the state is None.",
+        "        if state is not None:\n"
+        '            raise ValueError("this model sees the future: it goes on from no state")\n'
+        "        old = (None,) * {n}",
+    ),
+}
+RATES = {"pool": Pool, "unpool": Unpool}
+
+
+def used_classes(graph: nx.DiGraph) -> list[type]:
+    """The classes of the blocks and kernels that a graph is made of, by name."""
+    nodes = graph.nodes.values()
+    parts = {c for n in nodes if n["part"] is not None for c in part_classes(n["part"])}
+    rates = {RATES[n["op"]] for n in nodes if n["op"] in RATES}
+    return sorted(parts | rates, key=lambda c: c.__name__)
+
+
+def _uses_torch(graph: nx.DiGraph) -> bool:
+    return any(data["op"] in ("concat", "join") for data in graph.nodes.values())
+
+
+def _constructor(graph: nx.DiGraph, name: str) -> str | None:
+    """The line that makes a node's module, None for a node without."""
+    data, sources = graph.nodes[name], graphs.inputs(graph, name)
+    op, part, dim = data["op"], data["part"], data["dim"]
+    head = f"        self.{name} = "
+    if part is not None:
+        branches = {"merge": len(sources) - 1, "join": len(sources)}
+        sizes = [str(dim), *([str(branches[op])] if op in branches else [])]
+        return _call(f"{head}{classes()[type(part)].__name__}(", [*sizes, *_options(part)])
+    if op == "project":
+        return f"{head}nn.Linear({graph.nodes[sources[0]]['dim']}, {dim}, bias=False)"
+    return f"{head}{RATES[op].__name__}({data['sizes'][0]})" if op in RATES else None
 
 
 def _call(head: str, arguments: list[str]) -> str:
@@ -88,20 +126,34 @@ def _literal(value: Any) -> str:
     return f"partial({', '.join([classes()[type(value)].__name__, *_options(value)])})"
 
 
-def _statement(graph: nx.DiGraph, name: str, mixers: list[str]) -> str:
-    op, sources = graph.nodes[name]["op"], graphs.inputs(graph, name)
-    if op == "embed":
-        return "        embed = self.embed(tokens)"
-    if op == "add":
-        return f"        {name} = {sources[0]} + {sources[1]}"
-    if op == "head":
-        return f"        head = F.linear({sources[0]}, self.embed.weight)  # tied to the embedding"
-    if op == "mixer":
-        i = mixers.index(name)
-        return f"        {name}, new{i} = self.{name}({sources[0]}, old[{i}])"
-    if op == "mlp":
-        return f"        {name}, _ = self.{name}({sources[0]})"
-    return f"        {name} = self.{name}({', '.join(sources)})"
+def _statement(graph: nx.DiGraph, name: str, stateful: list[str]) -> str:
+    """The line of forward that computes a node."""
+    data, sources = graph.nodes[name], graphs.inputs(graph, name)
+    op, x, all_of = data["op"], sources[0] if sources else "", ", ".join(sources)
+    if op in graphs.STATEFUL:
+        i = stateful.index(name)
+        # At a lower rate a short piece may hold no whole group: nothing happens there.
+        empty = f" if {x}.shape[1] else ({x}, old[{i}])" if name in _slowed(graph) else ""
+        line = f"        {name}, new{i} = self.{name}({all_of}, old[{i}]){empty}"
+        if len(line) > LINE:
+            line = line.replace("= self", "= (\n            self") + "\n        )"
+        return line
+    start = data["sizes"][0] if op == "slice" else 0
+    return f"        {name} = " + {
+        "embed": "self.embed(tokens)",
+        "head": f"F.linear({x}, self.embed.weight)  # tied to the embedding",
+        "add": " + ".join(sources),
+        "slice": f"{x}[..., {start} : {start + data['dim']}]",
+        "concat": f"torch.cat(({all_of}), dim=-1)",
+        "mlp": f"self.{name}({x})[0]",
+        "join": f"self.{name}(torch.stack(({all_of})).mean(0), {all_of})",
+    }.get(op, f"self.{name}({all_of})")
+
+
+def _slowed(graph: nx.DiGraph) -> set[str]:
+    """The nodes between a pool and its unpool."""
+    ends = [(a, b) for a, b in graph.edges if graph.edges[a, b]["role"] == "u"]
+    return {n for a, b in ends for n in nx.descendants(graph, a) & nx.ancestors(graph, b)}
 
 
 def part_classes(spec: PartSpec) -> list[type]:
@@ -118,8 +170,7 @@ def needed_files(graph: nx.DiGraph) -> dict[str, Path]:
     """The block and kernel files that a graph uses, and what they import: package path -> file."""
     homes = {"blocks": archsearch.blocks, "kernels": archsearch.kernels}
     roots = {home: Path(str(package.__file__)).parent for home, package in homes.items()}
-    parts = [data["part"] for _, data in graph.nodes(data=True) if data["part"] is not None]
-    modules = {cls.__module__.rsplit(".", 1)[1] for spec in parts for cls in part_classes(spec)}
+    modules = {cls.__module__.rsplit(".", 1)[1] for cls in used_classes(graph)}
     waiting = [("blocks", module) for module in modules]
     files: dict[str, Path] = {}
     while waiting:

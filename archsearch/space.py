@@ -26,11 +26,12 @@ from archsearch.catalogue import PartSpec, classes, factory
 from archsearch.domains import Choice, Finite, Value
 from archsearch.errors import Place, Problem, SpecError
 from archsearch.reading import Document, Key, show_path
-from archsearch.spec import ModelSpec, Positive
+from archsearch.spec import ModelSpec
 from archsearch.tasks import TASKS
 from archsearch.tasks.task import Task
+from archsearch.topologies import Division
 from archsearch.training import Training
-from archsearch.validation import Finding, Frozen
+from archsearch.validation import Finding, Frozen, Positive
 
 if TYPE_CHECKING:
     AnyTask = Task
@@ -314,6 +315,9 @@ def _refusals(value: Any, dim: int, path: Key) -> Iterator[Finding]:
                 factory(value)(dim)
         except ValueError as error:
             yield Finding(path, str(error))
+    elif isinstance(value, Division):
+        for i, (mixer, width) in enumerate(zip(value.parts, value.widths(dim), strict=True)):
+            yield from _refusals(mixer, width, (*path, "parts", i))
     elif isinstance(value, pydantic.BaseModel):
         for name in type(value).model_fields:
             yield from _refusals(getattr(value, name), dim, (*path, name))

@@ -1,116 +1,23 @@
 """ModelSpec: one architecture, fully decided, as data.
 
 A spec says the width, the number of layers, what a layer holds and how mixers are fused over depth
-(topology). It is written in YAML under `model:` and has no open decision. Each topology lays itself
-out as one LayerPlan per layer; archsearch.graph turns the plans into a graph.
+(topology). It is written in YAML under `model:` and has no open decision.
 """
 
-import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 import yaml
 
 from archsearch import graph, reading, validation
-from archsearch.blocks.merge import Sum
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.swiglu import SwiGLU
-from archsearch.catalogue import (
-    ChannelMixerSpec,
-    MergeSpec,
-    MixerSpec,
-    NormSpec,
-    schema,
-)
-from archsearch.validation import Frozen
-
-Positive = Annotated[int, pydantic.Field(ge=1)]
-
-
-class Layer(Frozen):
-    """What mixes time in one layer: branches, joined by a merge where there are several."""
-
-    branches: Annotated[list[MixerSpec], pydantic.Field(min_length=1)]
-    merge: MergeSpec = schema(Sum)()
-    branch_norm: Literal["none", "rms"] = "rms"
-
-
-class Interleave(Frozen):
-    """One mixer a layer: `minor` once every `period` layers, `major` elsewhere.
-
-    The layers i with i mod period = floor(phase * period) are minor; phase in [0, 1).
-    """
-
-    type: Literal["interleave"] = "interleave"
-    major: MixerSpec
-    minor: MixerSpec | None = None
-    period: Annotated[int, pydantic.Field(ge=2)] = 2
-    phase: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
-
-    def plan(self, layers: int) -> list[Layer]:
-        at = math.floor(self.phase * self.period)
-        minor = self.major if self.minor is None else self.minor
-        return [
-            Layer(branches=[minor if i % self.period == at else self.major]) for i in range(layers)
-        ]
-
-
-class Parallel(Layer):
-    """Every layer runs several mixers on the same input and merges them."""
-
-    type: Literal["parallel"] = "parallel"
-
-    def plan(self, layers: int) -> list[Layer]:
-        fields = {name: getattr(self, name) for name in Layer.model_fields}
-        return [Layer(**fields)] * layers
-
-
-class Stage(Frozen):
-    """A run of equal layers: a mixer, or a parallel fusion."""
-
-    mixer: MixerSpec | None = None
-    parallel: Layer | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_of_two(self) -> "Stage":
-        if (self.mixer is None) == (self.parallel is None):
-            raise ValueError("a stage says either `mixer:` or `parallel:`, one of them")
-        return self
-
-    def layer(self) -> Layer:
-        if self.parallel is not None:
-            return self.parallel
-        assert self.mixer is not None
-        return Layer(branches=[self.mixer])
-
-
-class Hierarchical(Frozen):
-    """Stages of depth, bottom to top: `depth` says how many layers each stage has."""
-
-    type: Literal["hierarchical"] = "hierarchical"
-    stages: Annotated[dict[str, Stage], pydantic.Field(min_length=1)]
-    depth: dict[str, Positive]
-
-    @pydantic.model_validator(mode="after")
-    def _same_names(self) -> "Hierarchical":
-        if list(self.stages) != list(self.depth):
-            raise ValueError(
-                f"depth names {list(self.depth)}, stages are {list(self.stages)}; "
-                "both list the same names in the same order"
-            )
-        return self
-
-    def plan(self, layers: int) -> list[Layer]:
-        return [
-            stage.layer() for name, stage in self.stages.items() for _ in range(self.depth[name])
-        ]
-
-
-if TYPE_CHECKING:
-    Topology = Interleave | Parallel | Hierarchical
-else:
-    Topology = Annotated[Interleave | Parallel | Hierarchical, pydantic.Field(discriminator="type")]
+from archsearch.catalogue import ChannelMixerSpec, NormSpec, PartSpec, is_causal, schema
+from archsearch.topologies import Division, Planned, Topology
+from archsearch.validation import Frozen, Positive
 
 
 class ModelSpec(Frozen):
@@ -123,21 +30,42 @@ class ModelSpec(Frozen):
     layers: Positive = pydantic.Field(description="number of layers")
     norm: NormSpec = schema(RMSNorm)()
     mlp: ChannelMixerSpec | None = schema(SwiGLU)()
+    conv: list[Positive] = pydantic.Field(
+        default=[],
+        description="widths of a causal short convolution before every layer's mixing, by level: "
+        "[3, 5, 7] is 3 in the lowest third of the layers, 5 in the middle, 7 in the highest",
+    )
+    causal: bool = pydantic.Field(
+        default=True, description="false lets mixers see the future: no streaming, no language"
+    )
     topology: Topology
 
     @pydantic.model_validator(mode="after")
-    def _depth_adds_up(self) -> "ModelSpec":
-        if isinstance(self.topology, Hierarchical):
-            total = sum(self.topology.depth.values())
-            if total != self.layers:
+    def _lays_itself_out(self) -> "ModelSpec":
+        for planned in self.plan():
+            if isinstance(planned.layer, Division):
+                planned.layer.widths(self.dim)
+        if len(self.conv) > self.layers:
+            raise ValueError(f"conv names {len(self.conv)} levels, layers is {self.layers}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _no_future(self) -> "ModelSpec":
+        for path, part in _parts(self.topology, "topology") if self.causal else ():
+            if not is_causal(part):
                 raise ValueError(
-                    f"depth adds up to {total} layers, layers is {self.layers}; make them equal"
+                    f"{path}: {part.type} sees the future; take a causal mixer, or set "
+                    "`causal: false` in the model, which then cannot stream or predict text"
                 )
         return self
 
-    def plan(self) -> list[Layer]:
-        """The mixing part of every layer, bottom to top."""
-        return self.topology.plan(self.layers)
+    def plan(self) -> list[Planned]:
+        """Every layer in its place, bottom to top."""
+        plan, levels = self.topology.plan(self.layers), len(self.conv)
+        if not levels:
+            return plan
+        widths = [self.conv[i * levels // self.layers] for i in range(self.layers)]
+        return [replace(p, conv=width) for p, width in zip(plan, widths, strict=True)]
 
     def hash(self) -> str:
         """Equal for isomorphic architectures, however they were written."""
@@ -160,6 +88,19 @@ def _type_first(data: Any) -> Any:
         keys = sorted(data, key=lambda key: key != "type")  # stable: the rest keeps its order
         return {key: _type_first(data[key]) for key in keys}
     return [_type_first(item) for item in data] if isinstance(data, list) else data
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, PartSpec]]:
+    """The outermost parts below a value, each with its path."""
+    if isinstance(value, PartSpec):
+        yield path, value
+    elif isinstance(value, pydantic.BaseModel):
+        for name in type(value).model_fields:
+            yield from _parts(getattr(value, name), f"{path}.{name}")
+    elif isinstance(value, list | dict):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in pairs:
+            yield from _parts(child, f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}")
 
 
 class SpecFile(Frozen):

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archsearch.model import Model, build
-from archsearch.spec import ModelSpec, Positive
+from archsearch.spec import ModelSpec
 from archsearch.tasks.task import IGNORE, Evaluation, Split, Task, stream
-from archsearch.validation import Frozen
+from archsearch.validation import Frozen, Positive
 
 CURVE_EVERY = 10
 """Steps between two points of a training curve, and between two checks for a finite loss."""

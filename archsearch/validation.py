@@ -13,6 +13,9 @@ from archsearch.reading import Document, Key, nearest, show_path
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
+Positive = Annotated[int, pydantic.Field(ge=1)]
+
+
 class Frozen(pydantic.BaseModel):
     """The base of what a file says: closed, strict, immutable."""
 

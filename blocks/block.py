@@ -49,9 +49,13 @@ class Block(nn.Module):
     """A sequence map with a state: forward(x (B, T, D), state) -> (y (B, T, D), state).
 
     `grows` is True for a block whose state grows with the tokens seen (an attention cache).
+    `causal` is False for one whose y_t depends on tokens after t: it takes whole sequences, has no
+    state and refuses one. `longest` is the most tokens that a block of fixed length takes.
     """
 
     grows: bool = False
+    causal: bool = True
+    longest: int | None = None
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         raise NotImplementedError
@@ -72,6 +76,14 @@ def require_divisor(block: str, argument: str, divisor: int, whole: int, of: str
         raise ValueError(
             f"{block}: {argument} ({divisor}) must divide {of} ({whole}); allowed: "
             + ", ".join(map(str, legal))
+        )
+
+
+def require_whole(block: str, state: State) -> None:
+    """Refuses to go on from a state: of a block that sees the future."""
+    if state is not None:
+        raise ValueError(
+            f"{block}: sees the future, so it takes whole sequences and goes on from no state"
         )
 
 

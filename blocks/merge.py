@@ -1,6 +1,7 @@
 """Merges: several branches y_1..y_n that read the same x become one sequence.
 
-sum     y = sum_i c_i y_i,                 c_i = 1/n, fixed or learned
+sum     y = sum_i c_i y_i,                 c_i = 1, fixed or learned
+mean    y = sum_i y_i / n
 concat  y = W [y_1; ...; y_n]
 gate    y = sum_i g_i * y_i,               g_i = sigmoid(theta_i) per channel, or sigmoid(W_i x_t)
 route   y_t = sum_i p_i(x_t) y_i,          p = softmax(W x_t / temperature), one weight per branch;
@@ -28,10 +29,10 @@ class Merge(nn.Module, Family):
 
 
 class Sum(Merge, name="sum"):
-    """Weighted sum, at birth the mean.
+    """Weighted sum, at birth the plain one.
 
     Args:
-        scale: fixed weights 1/n, or one learned weight per branch.
+        scale: fixed weights 1, or one learned weight per branch.
     """
 
     weight: Tensor
@@ -40,7 +41,7 @@ class Sum(Merge, name="sum"):
         self, dim: int, branches: int, *, scale: Literal["fixed", "learned"] = "fixed"
     ) -> None:
         super().__init__()
-        weight = torch.full((branches,), 1 / branches)
+        weight = torch.ones(branches)
         if scale == "learned":
             self.weight = nn.Parameter(weight)
         else:
@@ -48,6 +49,16 @@ class Sum(Merge, name="sum"):
 
     def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
         return torch.einsum("n,nbtd->btd", self.weight, torch.stack(branches))
+
+
+class Mean(Merge, name="mean"):
+    """The mean of the branches."""
+
+    def __init__(self, dim: int, branches: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, *branches: Tensor) -> Tensor:
+        return torch.stack(branches).mean(0)
 
 
 class Concat(Merge, name="concat"):

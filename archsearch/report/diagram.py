@@ -7,13 +7,14 @@
       +  <-------------------'
     norm, head
 
-Equal neighbouring layers are drawn once. x counts columns, y rows; both have a fixed size in
-pixels, so that no text outgrows its box.
+Equal neighbouring layers are drawn once; layers that do not simply follow each other are drawn by
+layer_graph. x counts columns, y rows; both have a fixed size in pixels, so that no text outgrows
+its box.
 """
 
 import itertools
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -23,12 +24,14 @@ import plotly.graph_objects as go
 from archsearch.catalogue import PartSpec
 from archsearch.graph import lower
 from archsearch.report.figures import LINE, styled
-from archsearch.spec import Hierarchical, ModelSpec, Stage
+from archsearch.report.layer_graph import layer_graph
+from archsearch.spec import ModelSpec
+from archsearch.topologies import is_chain
 
 COLUMN, ROW = 200, 66  # pixels
 WIDTH, HEIGHT = 0.84, 0.76  # of a box
 PALETTE = ("#2f86c6", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1")
-TRUNK = ("embed", "add", "head")
+TRUNK = ("embed", "add", "head", "pool", "unpool")
 TEXT_WIDTH = 26  # characters that fit a box
 
 
@@ -44,10 +47,13 @@ class Box:
 
 def architecture(spec: ModelSpec) -> go.Figure:
     """The figure of a spec."""
-    runs = [(layer, len(list(run))) for layer, run in itertools.groupby(spec.plan())]
-    stages = {f"run{i}": Stage(parallel=layer) for i, (layer, _) in enumerate(runs)}
-    once = Hierarchical(stages=stages, depth=dict.fromkeys(stages, 1))
-    graph = lower(spec.model_copy(update={"layers": len(runs), "topology": once}))
+    plan = spec.plan()
+    if not is_chain(plan):
+        return layer_graph(plan)
+    runs = [
+        (p, len(list(run))) for p, run in itertools.groupby(plan, lambda p: replace(p, reads=()))
+    ]
+    graph = lower(spec, [replace(p, reads=(i - 1,)) for i, (p, _) in enumerate(runs)])
     boxes = layout(graph)
     right, bottom = max(b.x for b in boxes.values()) + 0.46, max(b.y for b in boxes.values()) + 0.6
     bands, titles = _layers(boxes, [count for _, count in runs], right)
@@ -86,7 +92,7 @@ def layout(graph: nx.DiGraph) -> dict[str, Box]:
             for column, (nodes, lane) in enumerate(zip(row, offsets, strict=True), start=1):
                 boxes |= {n: Box(column, y + d) for n, d in zip(nodes, lane, strict=True)}
             y += 0.65 + max(lane[-1] for lane in offsets)
-            boxes[node] = Box(0, y, 0.055, 0.17)
+            boxes[node] = Box(0, y, 0.055, 0.17) if graph.nodes[node]["op"] == "add" else Box(0, y)
         else:
             y += 1.1 if boxes else 0
             boxes[node] = Box(0, y)

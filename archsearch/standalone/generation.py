@@ -23,8 +23,13 @@ def generate(
         steps: how many tokens.
         temperature: divides the logits; 0 takes the likeliest token.
         generator: of the draws.
+
+    Raises:
+        ValueError: the model gives no state to go on from.
     """
     logits, state = model(prompt)
+    if state is None:
+        raise ValueError("this model sees the future: it cannot continue a prompt")
     for _ in range(steps):
         last = logits[:, -1]
         if temperature == 0:

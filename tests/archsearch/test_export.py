@@ -59,13 +59,26 @@ MODELS = {
 def test_the_source_computes_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over every member of the catalogue: logits, states and gradients, whole and in pieces."""
-    model = build(MODELS[name], vocab=13).eval()
+    """Over every member of the catalogue."""
+    check_the_same_bits(MODELS[name], name, tmp_path, monkeypatch)
+
+
+def test_the_source_of_a_fusion_computes_the_same_bits(
+    fusion: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_the_same_bits(fusion, f"fusion_{fusion.hash()}", tmp_path, monkeypatch)
+
+
+def check_the_same_bits(
+    spec: ModelSpec, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits, states and gradients, whole and in pieces."""
+    model = build(spec, vocab=13).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     package = f"exported_{name}"
-    _write(tmp_path / package, model, Source(MODELS[name], 13, None, "a test"))
+    _write(tmp_path / package, model, Source(spec, 13, None, "a test"))
     monkeypatch.syspath_prepend(tmp_path)
     twin = importlib.import_module(package).load()
     tokens = torch.randint(13, (2, 70))

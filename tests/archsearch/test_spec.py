@@ -1,6 +1,7 @@
 """Schemas from signatures, specs, and their graphs: equal computations have one hash."""
 
 import json
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -13,7 +14,7 @@ from archsearch.baselines import DESIGNS
 from archsearch.blocks import Family
 from archsearch.catalogue import classes, factory, options_of, part, schema
 from archsearch.errors import SpecError
-from archsearch.graph import lower
+from archsearch.graph import lower, tell
 from archsearch.spec import ModelSpec
 
 MEMBERS = [cls for family in Family.__subclasses__() for cls in family.members.values()]
@@ -22,6 +23,18 @@ RETENTION, MAMBA = {"type": "retention", "heads": 2}, {"type": "mamba", "state":
 
 def spec(topology: dict, **options) -> ModelSpec:
     return ModelSpec.model_validate({"dim": 8, "layers": 2, "topology": topology, **options})
+
+
+def graph(join: str = "mean", a_mixer: Any = RETENTION, **reads: list[str]) -> dict[str, Any]:
+    nodes = {name: {"mixer": RETENTION, "reads": of, "join": join} for name, of in reads.items()}
+    if "a" in nodes:
+        nodes["a"]["mixer"] = a_mixer
+    return {"type": "graph", "nodes": nodes}
+
+
+def stage(rate: int, depth: int) -> dict[str, Any]:
+    stages = {"x": {"mixer": RETENTION, "rate": rate}}
+    return {"type": "hierarchical", "stages": stages, "depth": {"x": depth}}
 
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda c: c.__name__)
@@ -83,7 +96,7 @@ def test_errors_name_place_path_and_remedy(tmp_path) -> None:
     for line in [
         "s.yaml:3:8: model.dim: got '64'; must be a valid integer",
         "s.yaml:4:11: model.layers: got 0; must be greater than or equal to 1",
-        "s.yaml:5:3: model.mlpp: unknown key 'mlpp'; did you mean 'mlp'? allowed: dim,",
+        "s.yaml:5:3: model.mlpp: unknown key 'mlpp'; did you mean 'mlp'? allowed: causal,",
         "s.yaml:8:25: model.topology.merge.pre: unknown key 'pre'; did you mean 'per'?",
         "s.yaml:10:25: model.topology.branches[0].headz: unknown key 'headz'; did you mean 'heads'?",
         "s.yaml:10:42: model.topology.branches[0].decay: unknown type 'selectiv'; did you mean 'sel",
@@ -97,7 +110,10 @@ def test_errors_name_place_path_and_remedy(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("topology", "message"),
     [
-        ({"type": "hierarchical", "stages": {"a": {}}, "depth": {"a": 2}}, "either `mixer:` or"),
+        (
+            {"type": "hierarchical", "stages": {"a": {}}, "depth": {"a": 2}},
+            "say `mixer:`, `parallel:` or `split:`, one",
+        ),
         (
             {"type": "hierarchical", "stages": {"a": {"mixer": "mamba"}}, "depth": {"b": 2}},
             r"depth names \['b'\], stages are \['a'\]",
@@ -109,6 +125,25 @@ def test_errors_name_place_path_and_remedy(tmp_path) -> None:
         ({"type": "interleave", "major": "mamba", "period": 1}, "greater than or equal to 2"),
         ({"type": "interleave", "major": "mamba", "phase": 1.0}, "less than 1"),
         ({"type": "parallel", "branches": []}, "at least 1 item"),
+        ({"type": "interleave", "major": "mamba", "period": 2, "ratio": "1:1"}, "drop one"),
+        ({"type": "interleave", "major": "mamba", "ratio": "0:1"}, "match pattern"),
+        (
+            {"type": "pattern", "mixers": {"M": "mamba", "R": "gru"}, "pattern": "MMX"},
+            r"letters \['M', 'X'\], mixers are \['M', 'R'\]; use each",
+        ),
+        (
+            {"type": "split", "parts": ["mamba", "gru"], "ratio": 0.01},
+            r"ratio 0.01 of dim 8 leaves one part without a channel; take a ratio between 0.125",
+        ),
+        (graph(a=["input"], b=["c"], c=["b"]), r"(b -> c -> b|c -> b -> c) is a cycle; cut one"),
+        (
+            graph(a=["input"], b=["aa"]),
+            r"b reads 'aa', no node; did you mean 'a'\? allowed: a, input",
+        ),
+        (graph(a=["input"], b=["input"]), "nobody reads a, b: one of them can be the output"),
+        (graph(a=["input"], b=["a", "a"]), "name each source once"),
+        (graph(input=["input"], b=["input"]), "a node cannot be named 'input'"),
+        (graph(a=["input"]), "1 nodes, layers is 2; make them equal"),
     ],
 )
 def test_contradictions_are_refused(topology: dict, message: str) -> None:
@@ -116,6 +151,10 @@ def test_contradictions_are_refused(topology: dict, message: str) -> None:
         spec(topology)
 
 
+SWAPPED = [
+    {"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "gate"},
+    {"type": "parallel", "branches": [MAMBA, RETENTION], "merge": "gate"},
+]
 EQUAL = [
     [  # one mixer everywhere, five ways to say it
         {"type": "interleave", "major": RETENTION},
@@ -135,11 +174,35 @@ EQUAL = [
             "depth": {"low": 1, "high": 1},
         },
     ],
-    [{"type": "interleave", "major": MAMBA, "minor": RETENTION, "phase": 0.5}],
-    [  # the order of branches
-        {"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "gate"},
-        {"type": "parallel", "branches": [MAMBA, RETENTION], "merge": "gate"},
+    [
+        {"type": "interleave", "major": MAMBA, "minor": RETENTION, "phase": 0.5},
+        {"type": "interleave", "major": MAMBA, "minor": RETENTION, "ratio": "1:3"},
+        {"type": "interleave", "major": RETENTION, "minor": MAMBA, "ratio": "2:1", "phase": 0.4},
+        {"type": "pattern", "mixers": {"M": MAMBA, "R": RETENTION}, "pattern": "MR"},
+        {"type": "pattern", "mixers": {"R": MAMBA, "M": RETENTION}, "pattern": "RMM"},
+        graph(a=["input"], b=["a"], a_mixer=MAMBA),
+        graph(b=["a"], a=["input"], a_mixer=MAMBA),
     ],
+    [graph(a=["input"], b=["a", "input"], a_mixer=MAMBA)],
+    [graph(a=["input"], b=["input", "a"])],
+    [graph(a=["input"], b=["a", "input"], join="sum")],
+    [{"type": "split", "parts": [RETENTION, MAMBA], "ratio": 0.5}],  # each has its own channels
+    [{"type": "split", "parts": [MAMBA, RETENTION], "ratio": 0.5}],
+    [  # here both read all of them
+        {"type": "split", "parts": [RETENTION, MAMBA], "ratio": 0.25, "over": "heads"},
+        {"type": "split", "parts": [MAMBA, RETENTION], "ratio": 0.75, "over": "heads"},
+    ],
+    [{"type": "split", "parts": [MAMBA, RETENTION], "ratio": 0.25, "over": "heads"}],
+    [
+        stage(rate=2, depth=2),
+        {
+            "type": "hierarchical",
+            "stages": {"a": {"mixer": RETENTION, "rate": 2}, "b": {"mixer": RETENTION, "rate": 2}},
+            "depth": {"a": 1, "b": 1},
+        },
+    ],
+    [stage(rate=4, depth=2)],
+    SWAPPED,
     [{"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "sum"}],
     [{"type": "parallel", "branches": [RETENTION, MAMBA], "merge": "gate", "branch_norm": "none"}],
     [{"type": "parallel", "branches": [RETENTION, RETENTION], "merge": "gate"}],
@@ -167,7 +230,7 @@ def test_the_hash_agrees_with_networkx() -> None:
 
 def test_equal_hashes_are_equal_functions() -> None:
     """With the weights carried over, branches in another order give the same logits."""
-    one, other = (build(spec(t), vocab=11).double().eval() for t in EQUAL[3])
+    one, other = (build(spec(t), vocab=11).double().eval() for t in SWAPPED)
     weights = {
         name.replace("branch0", "@").replace("branch1", "branch0").replace("@", "branch1"): value
         for name, value in one.state_dict().items()
@@ -180,20 +243,44 @@ def test_equal_hashes_are_equal_functions() -> None:
     torch.testing.assert_close(other(tokens)[0], one(tokens)[0])
 
 
+@pytest.mark.parametrize(
+    ("ratio", "phase", "letters"),
+    [("3:1", 0, "MMMrMMMr"), ("3:1", 0.5, "MrMMMrMM"), ("1:2", 0, "MrrMrrMr"), ("2:2", 0.25, "rMMrrMMr")],
+)  # fmt: skip
+def test_ratios(ratio: str, phase: float, letters: str) -> None:
+    topology = {"type": "interleave", "major": "mamba", "minor": "gru", "ratio": ratio}
+    plan = spec(topology | {"phase": phase}, layers=8).plan()
+    assert "".join("M" if tell(planned) == "mamba" else "r" for planned in plan) == letters
+
+
+def test_a_convolution_before_every_layer_by_level() -> None:
+    convolved = spec(EQUAL[0][0], layers=5, conv=[3, 5, 7])
+    assert [planned.conv for planned in convolved.plan()] == [3, 3, 5, 5, 7]
+    assert convolved.hash() != spec(EQUAL[0][0], layers=5).hash()
+    with pytest.raises(ValueError, match="conv names 3 levels, layers is 2"):
+        spec(EQUAL[0][0], conv=[3, 5, 7])
+
+
 @given(st.integers(1, 8), st.integers(2, 5), st.floats(0, 1, exclude_max=True))
 @settings(deadline=None)
 def test_interleaving(layers: int, period: int, phase: float) -> None:
     topology = {"type": "interleave", "major": "mamba", "minor": "attention"}
     plan = spec(topology | {"period": period, "phase": phase}, layers=layers).plan()
     assert len(plan) == layers
-    minor = [i for i, layer in enumerate(plan) if layer.branches[0].type == "attention"]
+    minor = [i for i, planned in enumerate(plan) if tell(planned) == "attention"]
     assert minor == list(range(int(phase * period), layers, period))
 
 
 def test_summaries() -> None:
     assert spec(EQUAL[0][0]).summary() == "2 x retention"
     assert spec(EQUAL[1][0]).summary() == "retention, mamba"
-    assert spec(EQUAL[3][0]).summary() == "2 x (retention | mamba; gate)"
+    assert spec(EQUAL[0][0], conv=[3]).summary() == "2 x conv 3 retention"
+    assert spec(stage(rate=2, depth=2)).summary() == "2 x retention at 1/2"
+    parts = {"type": "split", "parts": [MAMBA, RETENTION], "ratio": 0.25}
+    assert spec(parts).summary() == "2 x (0.25 mamba + 0.75 retention)"
+    named = graph(a=["input"], b=["a", "input"], join="gate")
+    assert spec(named).summary() == "0: retention of (input), 1: retention of (0 | input; gate)"
+    assert spec(SWAPPED[0]).summary() == "2 x (retention | mamba; gate)"
 
 
 def test_references_cost_alike() -> None:

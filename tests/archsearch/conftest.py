@@ -1,0 +1,54 @@
+"""Every way to fuse, for laws that hold of all of them: a test asks for `fusion`."""
+
+from typing import Any
+
+import pytest
+
+from archsearch.spec import ModelSpec
+
+RETENTION = {"type": "retention", "heads": 2}
+MAMBA = {"type": "mamba", "state": 4}
+WINDOW = {"type": "attention", "window": 4, "heads": 2}
+TWO = {"parallel": {"branches": ["retention", "short_conv"], "merge": "concat"}}
+
+
+def stages(*rates: int) -> dict[str, Any]:
+    kinds = [{"mixer": MAMBA}, TWO, {"mixer": "attention"}]
+    levels = {f"s{i}": kinds[i] | {"rate": rate} for i, rate in enumerate(rates)}
+    return {"type": "hierarchical", "stages": levels, "depth": dict.fromkeys(levels, 1)}
+
+
+GRAPH = {
+    "low": {"mixer": MAMBA, "reads": ["input"]},
+    "left": {"mixer": "retention", "reads": ["low"]},
+    "right": {**TWO, "reads": ["low", "input"]},
+    "top": {"split": {"parts": [WINDOW, "gru"]}, "reads": ["left", "right"], "join": "gate"},
+}
+FUSIONS: dict[str, dict[str, Any]] = {
+    "interleave": {"type": "interleave", "major": MAMBA, "minor": "attention", "ratio": "2:1"},
+    "pattern": {"type": "pattern", "mixers": {"M": MAMBA, "W": WINDOW}, "pattern": "MW"},
+    "parallel": {"type": "parallel", "branches": ["retention", MAMBA, WINDOW], "merge": "route"},
+    "split_channels": {"type": "split", "parts": [RETENTION, MAMBA], "ratio": 0.75},
+    "split_heads": {
+        "type": "split",
+        "parts": [RETENTION, WINDOW],
+        "ratio": 0.25,
+        "over": "heads",
+    },
+    "hierarchical": stages(1, 1, 1),
+    "slower": stages(1, 2, 1),
+    "slower_first": stages(2, 4, 4),
+    "graph": {"type": "graph", "nodes": GRAPH},
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "fusion" in metafunc.fixturenames:
+        specs = {
+            name: ModelSpec.model_validate(
+                {"dim": 16, "layers": 4 if name == "graph" else 3, "topology": topology}
+                | ({"conv": [3, 5]} if name == "pattern" else {})
+            )
+            for name, topology in FUSIONS.items()
+        }
+        metafunc.parametrize("fusion", specs.values(), ids=specs)
