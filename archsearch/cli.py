@@ -114,6 +114,28 @@ def cost(
         print(f"{name:<16}{value:>16,}")
 
 
+@app.command()
+def reference(
+    name: Annotated[
+        str | None, typer.Argument(help="Of the architecture; none lists them.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "tiny",
+) -> None:
+    """Print a published architecture as a spec: a start for one's own, or a baseline."""
+    from archsearch import baselines
+    from archsearch.errors import UserError
+
+    if name is None:
+        for known, design in baselines.DESIGNS.items():
+            print(f"{known:<20}{design.source}")
+        return
+    try:
+        spec = baselines.reference(name, size=size)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(f"# {baselines.DESIGNS[name].source}\n{spec.to_yaml(name)}", end="")
+
+
 @bench.command()
 def kernels(
     device: Annotated[str | None, typer.Option(help="A GPU if there is one.")] = None,

@@ -72,7 +72,7 @@ class SpaceFile(Frozen):
     budgets: Budgets = Budgets()
     tasks: Annotated[list[AnyTask], pydantic.Field(min_length=1)]
     train: Training = Training()
-    baselines: list[Literal[tuple(DESIGNS)]] = list(DESIGNS)  # type: ignore[valid-type]
+    baselines: list[Literal[tuple(DESIGNS)]] = ["retnet", "mamba", "transformer"]  # type: ignore[valid-type]
     search: Search = Search()
     final: Final = Final()
 
@@ -83,6 +83,16 @@ class SpaceFile(Frozen):
         if len(set(names)) < len(names):
             raise ValueError(f"tasks {names}: each type once, scores are kept by name")
         return tasks
+
+    @pydantic.model_validator(mode="after")
+    def _no_future(self) -> "SpaceFile":
+        told = [task.name for task in self.tasks if task.causal]
+        if self.model.get("causal", True) is not True and told:
+            raise ValueError(
+                f"model.causal is {self.model['causal']}, but a model that sees the future is told "
+                f"the answers of {', '.join(told)}; drop `causal` or the tasks"
+            )
+        return self
 
 
 @dataclass(frozen=True)

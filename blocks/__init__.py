@@ -2,10 +2,11 @@
 
 Mixer         mixes over time         retention, gla, linear_attention, performer, mamba, mamba2,
                                       delta_net, gated_delta_net, hgrn, attention, short_conv,
-                                      rnn, gru, lstm
+                                      rnn, gru, lstm; not causal: bidirectional, linformer,
+                                      synthesizer
 ChannelMixer  works on each token     swiglu, mlp
 Decay         how retention forgets   fixed, learned, selective
-Merge         joins branches          sum, concat, gate, route
+Merge         joins branches          sum, mean, concat, gate, route
 Norm          over the width          rmsnorm, layernorm
 """
 

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import Mixer, State, require_divisor, require_positive
+from .block import Mixer, State, require_divisor, require_positive, require_whole
 from .rotary import rope_frequencies, rotate
 from .short_conv import ShortConv
 
 
 class Attention(Mixer, name="attention"):
-    """Causal multi-head attention; the state is its cache and grows unless there is a window.
+    """Multi-head attention; the state is its cache and grows unless there is a window.
 
     State: (keys (B, G, S, K), values (B, G, S, K), the convolution's state or None, tokens seen
     ()), S the tokens kept: all, or the sinks and the last (window - 1) * dilation.
@@ -39,6 +39,7 @@ class Attention(Mixer, name="attention"):
         qk_norm: an RMS norm with a learned scale over every head of q and of k.
         softcap: bound of a score, approached by tanh; null is none.
         conv: width of a causal convolution over q, k and v; 0 is none.
+        causal: false sees the tokens after t as well, in models with `causal: false`.
     """
 
     frequencies: Tensor
@@ -57,6 +58,7 @@ class Attention(Mixer, name="attention"):
         qk_norm: bool = False,
         softcap: float | None = None,
         conv: int = 0,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         require_divisor("attention", "heads", heads, dim, "dim")
@@ -73,13 +75,18 @@ class Attention(Mixer, name="attention"):
                 f"attention: dilation ({dilation}) and sinks ({sinks}) belong to a window, and "
                 "there is none: set window, or leave them at 1 and 0"
             )
+        if window is not None and not causal:
+            raise ValueError(
+                f"attention: the window ({window}) is of the past; leave it at null, or set "
+                "causal: true"
+            )
         given = {"window": window, "dilation": dilation, "softcap": softcap}
         require_positive("attention", **{n: z for n, z in given.items() if z is not None})
         if sinks < 0:
             raise ValueError(f"attention: sinks must not be negative, got {sinks}")
         self.width, self.window, self.dilation, self.sinks = width, window, dilation, sinks
         self.rope, self.alibi, self.softcap = positions == "rope", positions == "alibi", softcap
-        self.grows = window is None
+        self.causal, self.grows = causal, causal and window is None
         self.widths = (dim, groups * width, groups * width)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
         self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
@@ -90,6 +97,8 @@ class Attention(Mixer, name="attention"):
         self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        if not self.causal:
+            require_whole("attention", state)
         start = (None, None, None, x.new_zeros((), dtype=torch.long))
         keys, values, conv, seen = start if state is None else state
         qkv = self.qkv(x)
@@ -107,7 +116,8 @@ class Attention(Mixer, name="attention"):
         seen = seen + x.shape[1]
         o = self.attend(q, k, v, seen)
         k, v = (self.kept(part) for part in (k, v))
-        return self.out(o.transpose(1, 2).flatten(-2)), (k, v, conv, seen)
+        after = (k, v, conv, seen) if self.causal else None
+        return self.out(o.transpose(1, 2).flatten(-2)), after
 
     def kept(self, cached: Tensor) -> Tensor:
         """Without what no later token sees, (B, G, S, K)."""
@@ -123,7 +133,8 @@ class Attention(Mixer, name="attention"):
         grouped = q.shape[1] != k.shape[1]
         plain = self.window is None and not self.alibi and self.softcap is None
         if plain and S == T:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            causal = self.causal
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
         distance = self.distances(T, S, seen)
         mask = self.sees(distance, S)
         if self.alibi:
@@ -137,10 +148,14 @@ class Attention(Mixer, name="attention"):
         return torch.softmax(scores + bias, dim=-1) @ v
 
     def distances(self, T: int, S: int, seen: Tensor) -> Tensor:
-        """How far behind each of the last T tokens each of the S known ones is, (T, S)."""
+        """How far from each of the last T tokens each of the S known ones is, (T, S).
+
+        Behind it; on either side where the future is seen.
+        """
         index = torch.arange(S, device=seen.device)
         place = torch.where(index < self.sinks, index, seen - S + index)
-        return seen - T + torch.arange(T, device=seen.device)[:, None] - place
+        distance = seen - T + torch.arange(T, device=seen.device)[:, None] - place
+        return distance if self.causal else distance.abs()
 
     def sees(self, distance: Tensor, S: int) -> Tensor:
         """Which of the S known tokens a token looks at, (T, S)."""

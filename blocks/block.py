@@ -87,6 +87,13 @@ def require_whole(block: str, state: State) -> None:
         )
 
 
+def require_length(block: str, x: Tensor, longest: int) -> int:
+    """The length T of x (B, T, D), refused above the block's longest."""
+    if x.shape[1] > longest:
+        raise ValueError(f"{block}: takes at most length = {longest} tokens, got {x.shape[1]}")
+    return x.shape[1]
+
+
 def require_positive(block: str, **values: float) -> None:
     """Refuses sizes that are not positive."""
     for argument, value in values.items():

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,9 @@ class Task(BaseModel, ABC, frozen=True, extra="forbid"):
     before anything is trained; `sample` feeds training; `evaluate` measures a model; `score` puts
     that on a scale where 0 is a predictor that learned nothing; `fingerprint` is recorded with it.
     """
+
+    causal: ClassVar[bool] = True
+    """Whether the targets stand in later inputs, so that a model must not see them."""
 
     type: str
     length: int

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from archsearch import build, reference
 from archsearch.baselines import DESIGNS
@@ -38,6 +39,25 @@ def check_every_parameter_has_a_gradient(spec: ModelSpec) -> None:
     net(torch.randint(23, (2, 10)))[0].square().sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@each_design
+def test_a_design_learns_in_twenty_steps(spec: ModelSpec) -> None:
+    """Tokens that repeat with a period of five: well below chance, which is log 23."""
+    net = build(spec, vocab=23)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    starts = torch.randint(23, (8, 5))
+    tokens = starts.repeat(1, 6)
+    losses = []
+    for _ in range(20):
+        logits, _ = net(tokens[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+    assert all(b < a for a, b in pairwise([sum(losses[i : i + 5]) for i in (0, 5, 10, 15)]))
 
 
 @each_design

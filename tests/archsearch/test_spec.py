@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch import build, load_spec, reference
-from archsearch.baselines import DESIGNS
+from archsearch.baselines import DESIGNS, SIZES, Size
 from archsearch.blocks import Family
 from archsearch.catalogue import classes, factory, options_of, part, schema
 from archsearch.errors import SpecError
 from archsearch.graph import lower, tell
+from archsearch.model import build_meta
 from archsearch.spec import ModelSpec
+from archsearch.topologies import Branches
 
 MEMBERS = [cls for family in Family.__subclasses__() for cls in family.members.values()]
 RETENTION, MAMBA = {"type": "retention", "heads": 2}, {"type": "mamba", "state": 4}
@@ -289,8 +291,28 @@ def test_references_cost_alike() -> None:
     for name in DESIGNS:
         model = build(reference(name, dim=256, layers=2), vocab=1)
         body[name] = sum(p.numel() for p in model.parameters()) / (2 * 256**2)
-    for name in ("retnet", "transformer", "linear_transformer", "lstm", "hgrn"):
+    for name in ("retnet", "transformer", "linear_transformer", "lstm", "hgrn", "linear_softmax"):
         assert body[name] == pytest.approx(12, abs=0.1)
     assert max(body.values()) < 14.5  # the Mambas: steps of rank D / 16, and 2 N for B and C
     with pytest.raises(ValueError, match="no reference architecture 'retnets'; did you mean 'retn"):
         reference("retnets", dim=8, layers=1)
+    with pytest.raises(
+        ValueError, match="retnet: give a size, one of tiny, small, medium, large, o"
+    ):
+        reference("retnet", dim=8)
+    with pytest.raises(ValueError, match="no size 'smal'; did you mean 'small'"):
+        reference("retnet", size="smal")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_reference_comes_in_every_size(name: str, size: Size) -> None:
+    """Its shape, its heads wherever there are heads, and a size that builds."""
+    spec = reference(name, size=size)
+    twice = 2 if spec.mlp is None else 1
+    assert (spec.dim, spec.layers) == (SIZES[size].dim, twice * SIZES[size].layers)
+    for planned in spec.plan():
+        assert isinstance(planned.layer, Branches)
+        for mixer in planned.layer.branches:
+            assert mixer.options().get("heads", SIZES[size].heads) == SIZES[size].heads
+    build_meta(spec, vocab=256)

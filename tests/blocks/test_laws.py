@@ -24,10 +24,11 @@ NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by nam
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
     "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
+    "rank": [3], "length": [90],
     "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0],
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
-    "dilation": {"window": 4}, "sinks": {"window": 5},
+    "rank": {"weights": "random"}, "dilation": {"window": 4}, "sinks": {"window": 5},
 }  # fmt: skip
 
 
@@ -40,6 +41,8 @@ def values(name: str, kind: Any) -> list[Any]:
         return [False, True]
     if origin is collections.abc.Callable:
         family = get_args(kind)[1]
+        if family is Mixer:
+            return [partial(member) for member in family.members.values() if member.causal]
         return [p for member in family.members.values() for p in variants(member)]
     if origin in (Union, types.UnionType) or kind in (int, float):
         return NUMBERS[name]
@@ -63,7 +66,7 @@ def name_of(part: Any) -> str:
     return f"{part.func.name}({options})"  # type: ignore[attr-defined]
 
 
-MIXERS = [v for cls in Mixer.members.values() for v in variants(cls)]
+MIXERS = [v for cls in Mixer.members.values() for v in variants(cls) if v(DIM).causal]
 BLOCKS = MIXERS + [v for cls in ChannelMixer.members.values() for v in variants(cls)]
 each_block = pytest.mark.parametrize("part", BLOCKS, ids=name_of)
 each_mixer = pytest.mark.parametrize("part", MIXERS, ids=name_of)

@@ -1,0 +1,34 @@
+"""A causal mixer run forward and backward in time (Schuster and Paliwal 1997), and a merge.
+
+y = merge(x, f(x), reverse(b(reverse(x))))                        f and b with their own weights
+"""
+
+from torch import Tensor
+
+from .block import Mixer, Part, State, require_whole
+from .merge import Mean, Merge
+from .retention import Retention
+
+
+class Bidirectional(Mixer, name="bidirectional"):
+    """Two mixers of one kind, one from each end; sees the future.
+
+    Args:
+        mixer: any causal mixer.
+        merge: how the two become one.
+    """
+
+    causal = False
+
+    def __init__(
+        self, dim: int, *, mixer: Part[Mixer] = Retention, merge: Part[Merge] = Mean
+    ) -> None:
+        super().__init__()
+        self.onward, self.back = mixer(dim), mixer(dim)
+        self.merge = merge(dim, 2)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        require_whole("bidirectional", state)
+        onward, _ = self.onward(x)
+        back, _ = self.back(x.flip(1))
+        return self.merge(x, onward, back.flip(1)), None

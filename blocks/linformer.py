@@ -1,0 +1,45 @@
+"""Linformer: softmax attention over r summaries of the sequence instead of its T tokens.
+
+    k', v' = E k, F v                                    E, F (r, L) learned, their first T columns
+    y_t    = W_o sum_{i<r} softmax_i(K^(-1/2) q_t . k'_i) v'_i                  (Wang et al. 2020)
+
+Every summary holds every token, so y_t sees the future: for models with `causal: false`. The
+columns of E and F belong to places, so no sequence is longer than L.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .block import Mixer, State, require_divisor, require_length, require_positive, require_whole
+
+
+class Linformer(Mixer, name="linformer"):
+    """Attention over low-rank keys and values (Wang et al. 2020); sees the future.
+
+    Args:
+        heads: number of heads, each of width dim / heads.
+        rank: summaries r, shared by the heads.
+        length: the longest sequence L.
+    """
+
+    causal = False
+
+    def __init__(self, dim: int, *, heads: int = 4, rank: int = 32, length: int = 256) -> None:
+        super().__init__()
+        require_divisor("linformer", "heads", heads, dim, "dim")
+        require_positive("linformer", rank=rank, length=length)
+        self.heads, self.longest = heads, length
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.summarise = nn.Linear(length, 2 * rank, bias=False)  # E over F
+        nn.init.normal_(self.summarise.weight, std=length**-0.5)  # whole sequences keep their size
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        require_whole("linformer", state)
+        T = require_length("linformer", x, self.summarise.in_features)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
+        of_keys, of_values = self.summarise.weight[:, :T].chunk(2)  # E and F, (r, T)
+        parts = (q, of_keys @ k, of_values @ v)
+        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        y = F.scaled_dot_product_attention(*heads)
+        return self.out(y.transpose(1, 2).flatten(-2)), None
