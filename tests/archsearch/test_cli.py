@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from archsearch import cli
+from archsearch import cli, load_spec, reference
 from archsearch.folder import StudyFolder
 
 SPACE = """archsearch: 1
@@ -109,6 +109,18 @@ def test_mistakes_on_the_command_line(
     assert call(monkeypatch, *arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_references_are_specs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, "reference") == 0
+    assert "retnet              Sun et al. 2023: " in capsys.readouterr().out
+    assert call(monkeypatch, "reference", "hymba", "--size", "small") == 0
+    (tmp_path / "hymba.yaml").write_text(capsys.readouterr().out)
+    assert load_spec(tmp_path / "hymba.yaml") == reference("hymba", size="small")
+    assert call(monkeypatch, "reference", "hymbo") == 2
+    assert "no reference architecture 'hymbo'; did you mean 'hymba'?" in capsys.readouterr().err
 
 
 def test_the_whole_way(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import optuna
 import pytest
 
 from archsearch import load_space, load_spec, reference, study
+from archsearch.blocks import ChannelMixer, Family, Merge, Mixer
 from archsearch.errors import NoFeasibleCandidate, UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.ledger import ATTRIBUTE, Entry, Ledger
@@ -74,6 +75,38 @@ def test_a_study_trains_what_it_says(done: tuple[Result, list[str]]) -> None:
     retrained = {t["name"] for t in trials if any(r["split"] == "test" for r in t["runs"])}
     assert retrained == {best["name"], "retnet", "transformer"}
     assert set(phases) == {"search", "final"}
+
+
+EVERYTHING = """archsearch: 1
+name: everything
+model:
+  dim: 16
+  layers: 1
+  mlp: {choice: MLPS}
+  topology: {type: parallel, branches: [{choice: MIXERS}, short_conv], merge: {choice: MERGES}}
+tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}]
+train: {steps: 2}
+baselines: []
+search: {sampler: random, trials: COUNT}
+final: {top: 1, seeds: 1}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [Mixer, Merge, ChannelMixer], ids=lambda f: f.__name__)
+def test_every_block_runs_inside_a_study(family: type[Family], tmp_path: Path) -> None:
+    """A study of each family, whose every member is proposed and trained."""
+    names = [n for n, cls in family.members.items() if getattr(cls, "causal", True)]
+    text = EVERYTHING.replace("COUNT", str(len(names)))
+    for key, of, plain in (
+        ("MIXERS", Mixer, "gru"),
+        ("MERGES", Merge, "sum"),
+        ("MLPS", ChannelMixer, "mlp"),
+    ):
+        text = text.replace(key, str(names if of is family else [plain]))
+    (tmp_path / "everything.yaml").write_text(text)
+    result = study(load_space(tmp_path / "everything.yaml"), out=tmp_path / "out", workers=2)
+    assert result.counts["trained"] == len(names), result.counts
 
 
 def test_best_is_a_whole_trial(done: tuple[Result, list[str]]) -> None:

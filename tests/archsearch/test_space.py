@@ -127,6 +127,11 @@ def test_draws_lie_in_their_domain(lo: int, width: int, step: int, seed: int) ->
     assert isinstance(fraction, float) and 0 <= fraction < 1
 
 
+def test_a_model_that_sees_the_future_is_refused_where_tasks_are_causal(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="told the answers of in_context_recall; drop `causal`"):
+        space(tmp_path, MODEL + "  causal: false\n")
+
+
 def test_domains_are_told_apart_from_literals() -> None:
     assert parse({"int": [1, 3]}) == Int(1, 3)
     assert parse({"float": [1, 3]}) == Float(1.0, 3.0)
