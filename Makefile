@@ -21,7 +21,7 @@ newest: install
 	PYTHONPATH=.venv/newest $(KERNELS)
 
 parity: install
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/parity -c constraints.txt transformers tokenizers regex
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/parity -c constraints.txt transformers tokenizers regex torchscale
 	PYTHONPATH=.venv/parity $(BIN)/pytest tests/blocks/test_parity.py
 
 check: install

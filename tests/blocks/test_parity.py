@@ -1,7 +1,10 @@
 """A block with the weights of a released implementation gives its outputs: whole, and step by step."""
 
+import sys
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -111,3 +114,92 @@ def test_recurrent_nets(name: str, net) -> None:
     block = load(block, weights | {"out.weight": torch.eye(2 * DIM)[:DIM]})
     x = torch.randn(2, T, DIM)
     close(block, theirs(x)[0][..., :DIM], x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["parallel", "chunkwise", "recurrent"])
+def test_retention(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchscale's three forms; it interleaves the pairs that it turns, ours are halves."""
+    for name in ("fairscale", "fairscale.nn", "timm", "timm.models", "timm.models.layers"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())  # of other layers in the same file
+    retnet: Any = import_module("torchscale.architecture.retnet")
+    H, length = 2, 64
+    args = SimpleNamespace(
+        decoder_embed_dim=DIM, decoder_retention_heads=H, recurrent_chunk_size=16,
+        layernorm_eps=1e-12, multiway=False,
+    )  # fmt: skip
+    theirs = off_birth(retnet.MultiScaleRetention(args, DIM, 2 * DIM, H))
+    theirs.v_proj.weight.mul_(1e3)  # free before the norm; makes ours, of larger eps, the same
+    w = dict(theirs.named_parameters())
+    q, k = (
+        w[f"{name}_proj.weight"].unflatten(0, (H, -1, 2)).transpose(1, 2).flatten(0, 2)
+        for name in "qk"
+    )
+    block = load(
+        Mixer.members["retention"](DIM, heads=H, expand=2),
+        {
+            "qkv.weight": torch.cat((q, k, w["v_proj.weight"])), "gate.weight": w["g_proj.weight"],
+            "out.weight": w["out_proj.weight"],
+        },
+    )  # fmt: skip
+    positions, x = retnet.RetNetRelPos(args), torch.randn(2, length, DIM)
+    if form == "recurrent":
+        memory: dict[str, Tensor] = {}
+        steps = [
+            theirs(
+                x[:, t : t + 1], positions(t + 1, activate_recurrent=True), incremental_state=memory
+            )
+            for t in range(length)
+        ]
+        want = torch.cat(steps, dim=1)
+    else:
+        chunks = form == "chunkwise"
+        want = theirs(x, positions(length, chunkwise_recurrent=chunks), chunkwise_recurrent=chunks)
+    close(block, want, x)
+
+
+ATTENTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # our options, theirs
+    "llama": ({}, {}),
+    "qwen3": ({"qk_norm": True}, {"head_dim": DIM // 4}),
+    "gemma2": (
+        {"softcap": 3.0, "window": 9},
+        {"head_dim": DIM // 4, "query_pre_attn_scalar": DIM // 4, "attn_logit_softcapping": 3.0,
+         "sliding_window": 9, "layer_types": ["sliding_attention"]},
+    ),
+    "jamba": ({"positions": "none"}, {}),
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention(name: str) -> None:
+    """Grouped heads and positions of Llama, normed heads of Qwen 3, caps and window of Gemma 2."""
+    models: Any = import_module(f"transformers.models.{name}.modeling_{name}")
+    ours, theirs_options = ATTENTIONS[name]
+    title = name.capitalize()
+    config = getattr(models, f"{title}Config")(
+        hidden_size=DIM, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=1,
+        attn_implementation="eager", **theirs_options,
+    )  # fmt: skip
+    theirs = off_birth(getattr(models, f"{title}Attention")(config, 0))
+    w = dict(theirs.named_parameters())
+    weights = {
+        "qkv.weight": torch.cat([w[f"{part}_proj.weight"] for part in "qkv"]),
+        "out.weight": w["o_proj.weight"],
+        **{
+            f"{part}.weight": w[f"{part}.weight"]
+            for part in ("q_norm", "k_norm")
+            if f"{part}.weight" in w
+        },
+    }
+    block = load(Mixer.members["attention"](DIM, kv_heads=2, **ours), weights)
+    x, at = torch.randn(2, T, DIM), torch.arange(T)
+    hidden = at > at[:, None]
+    if "window" in ours:
+        hidden |= at <= at[:, None] - ours["window"]
+    mask = torch.zeros(T, T).masked_fill(hidden, -torch.inf)[None, None]
+    options = {"attention_mask": mask}
+    if name != "jamba":
+        rotary = getattr(models, f"{title}RotaryEmbedding")(config)
+        options["position_embeddings"] = rotary(x, at[None])
+    close(block, theirs(x, **options)[0], x)
