@@ -1,0 +1,114 @@
+"""A block against its laws: which hold, and the smallest case in which one does not.
+
+Every value of every option that can be listed (Literal, bool, nested parts) is tried at one size.
+Then Hypothesis draws widths, heads, lengths, splits, batches and dtypes, and shrinks what fails to
+its smallest case. Its draws are the same every time.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import hypothesis
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+
+from archsearch.blocks import Block
+from archsearch.catalogue import family_of, options_of
+from archsearch.laws import LAWS, TOLERANCE, Case, LawBroken, Refused, hold
+
+WIDTHS = (2, 4, 6, 8, 1, 3)
+"""Of a head. The odd ones come last and are few, as what turns pairs refuses them."""
+EXAMPLES = 20
+"""Drawn for each law, beside the options at one size."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one law; `broken` is None where it held."""
+
+    law: str
+    broken: LawBroken | None
+
+
+@st.composite
+def cases(draw: st.DrawFn, make: Callable[..., Block]) -> Case:
+    """Cases of a block: widths, heads if it has them, batches, lengths, splits, dtypes, seeds."""
+    has_heads = "heads" in inspect.signature(make).parameters
+    heads = draw(st.sampled_from((1, 2, 4))) if has_heads else 1
+    length = draw(st.integers(1, 70))
+    return Case(
+        partial(make, heads=heads) if has_heads else make,
+        dim=heads * draw(st.sampled_from(WIDTHS)),
+        batch=draw(st.integers(1, 3)),
+        length=length,
+        splits=tuple(draw(st.lists(st.integers(1, max(1, length - 1)), max_size=3, unique=True))),
+        dtype=draw(st.sampled_from(tuple(TOLERANCE))),
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+def variants(cls: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """A part with its defaults, then with one option that can be listed changed at a time."""
+    yield partial(cls)
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    for option in options_of(cls):  # type: ignore[arg-type]
+        for value in _listed(hints.get(option.name)):
+            if value != option.default:
+                yield partial(cls, **{option.name: value})
+
+
+def _listed(kind: Any) -> list[Any]:
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    if kind is bool:
+        return [False, True]
+    family = family_of(kind)
+    return [p for member in family.members.values() for p in variants(member)] if family else []
+
+
+def check(cls: type[Block]) -> Iterator[Verdict]:
+    """One verdict a law, in the order of LAWS.
+
+    Raises:
+        Refused: the block cannot be built with its defaults at the width of a Case.
+    """
+    Case(partial(cls)).construct()
+    for law in LAWS:
+        yield Verdict(law, _first_broken(law, cls))
+
+
+def _first_broken(law: str, cls: type[Block]) -> LawBroken | None:
+    for make in variants(cls):
+        if (broken := outcome(law, Case(make))) is not None:
+            return smallest(law, make) or broken
+    return smallest(law, partial(cls))
+
+
+def outcome(law: str, case: Case) -> LawBroken | None:
+    """What breaks a law in a case; None where it holds, or the sizes are refused."""
+    try:
+        hold(law, case)
+    except LawBroken as broken:
+        return broken
+    except Refused:
+        return None
+    return None
+
+
+def smallest(law: str, make: Callable[..., Block]) -> LawBroken | None:
+    """The smallest case that Hypothesis finds to break a law, or None."""
+    settings = hypothesis.settings(
+        derandomize=True, database=None, deadline=None, max_examples=EXAMPLES,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much),
+    )  # fmt: skip
+    try:
+        found = hypothesis.find(
+            cases(make), lambda case: outcome(law, case) is not None, settings=settings
+        )
+    except NoSuchExample:
+        return None
+    return outcome(law, found)

@@ -1,0 +1,359 @@
+"""The laws that every block obeys, each a function of one case that raises where it is broken.
+
+    y, state = block(x, state)          x, y (B, T, D), any T >= 1; state None at the start
+
+A Case says how a block is built and what it is given; everything random in it comes from its seed.
+The docstring of a law is what it demands. The catalogue is tested with them, and `archsearch check`
+runs them on a block of yours.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from archsearch.blocks import Block
+from archsearch.kernels.interface import Arguments
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Of what should be equal but for rounding, as a part of the largest value, at least 1.
+
+A wrong block is off by the size of its values; the room of the short types is for gradients, which
+add up, and for recurrences, which amplify.
+"""
+NEAR = 0.1
+"""How far bfloat16 may be from float32, as a part of the output's root mean square."""
+PIECE, PIECES = 64, 16
+"""Tokens fed at once, and how often at most, to see whether a state goes on growing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block and what it is given: `make(dim)` builds it, a class or a functools.partial of one.
+
+    `splits` are places at which a sequence is cut; those outside of (0, length) are left out.
+    """
+
+    make: Callable[[int], Block]
+    dim: int = 16
+    batch: int = 2
+    length: int = 67
+    splits: tuple[int, ...] = (1, 2, 33, 64)
+    dtype: torch.dtype = torch.float64
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.make)}, dim {self.dim}, batch {self.batch}, length {self.length}, "
+            f"splits {self.cuts}, {str(self.dtype).removeprefix('torch.')}, seed {self.seed}"
+        )
+
+    @property
+    def cuts(self) -> list[int]:
+        """The splits that lie within the sequence, in order."""
+        return sorted({t for t in self.splits if 0 < t < self.length})
+
+    def construct(self) -> Block:
+        """The block as it is born; Refused when its constructor refuses the sizes."""
+        try:
+            return self.make(self.dim)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    def block(self) -> Block:
+        """In evaluation mode, every parameter off its birth value: zeros there hide mistakes."""
+        block = self.construct().to(self.dtype).eval()
+        with torch.no_grad():
+            for parameter in block.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return block
+
+    def noise(self, batch: int | None = None, length: int | None = None) -> Tensor:
+        """Normal input, (batch, length, dim)."""
+        B, T = self.batch if batch is None else batch, self.length if length is None else length
+        return torch.randn(B, T, self.dim, dtype=self.dtype)
+
+    def close(self, what: str, a: Any, b: Any) -> None:
+        """Broken unless two trees of tensors are equal but for rounding."""
+        leaves, others = tensors(a), tensors(b)
+        if [x.shape for x in leaves] != [x.shape for x in others]:
+            shapes = [[tuple(x.shape) for x in side] for side in (leaves, others)]
+            raise Broken(f"{what} have shapes {shapes[0]} and {shapes[1]}")
+        for x, y in zip(leaves, others, strict=True):
+            if not x.numel():
+                continue
+            x, y = x.detach().double(), y.detach().double()
+            allowed = TOLERANCE[self.dtype] * max(1.0, y.abs().max().item())
+            away = (x - y).abs()
+            if not away.max() <= allowed:  # a NaN is not close to anything
+                raise Broken(f"{what} differ by {largest(away)}; rounding explains {allowed:.1e}")
+
+
+class Broken(Exception):
+    """What a law found, without saying which law or case."""
+
+
+class LawBroken(AssertionError):
+    """A law that a block breaks: its name, the case, and the figure."""
+
+    def __init__(self, law: str, case: Case, figure: str) -> None:
+        self.law, self.case, self.figure = law, case, figure
+        super().__init__(f"{law}: {figure}\n  law   {statement(law)}\n  case  {case}")
+
+
+class Refused(ValueError):
+    """A constructor said that it cannot be built in these sizes, as it may."""
+
+
+def hold(law: str, case: Case) -> None:
+    """Runs one law on one case.
+
+    Raises:
+        LawBroken: the law does not hold, or the block raised an error of its own.
+        Refused: the constructor refuses the sizes of the case.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(case.seed)  # laws run on the CPU; saves 1 ms a call
+        try:
+            LAWS[law](case)
+        except Refused:
+            raise
+        except Broken as broken:
+            raise LawBroken(law, case, str(broken)) from None
+        except Exception as error:  # whatever a block raises is its own way to break the law
+            told = str(error).strip().partition("\n")[0]
+            raise LawBroken(law, case, f"{type(error).__name__}: {told}") from error
+
+
+def statement(law: str) -> str:
+    """What a law demands, in one line."""
+    return (LAWS[law].__doc__ or "").partition("\n")[0]
+
+
+def name_of(part: Any) -> str:
+    """`retention(heads=2,decay=fixed())`; of a plain value, its text."""
+    if not isinstance(part, partial):
+        return getattr(part, "name", None) or getattr(part, "__name__", str(part))
+    options = ",".join(f"{k}={name_of(v)}" for k, v in part.keywords.items())
+    return f"{name_of(part.func)}({options})"
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a state."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def largest(values: Tensor) -> str:
+    """The largest value of a tensor and where it stands."""
+    flat = int(values.isnan().flatten().int().argmax() if values.isnan().any() else values.argmax())
+    at = [int(i) for i in torch.unravel_index(torch.tensor(flat), values.shape)]
+    return f"{values.flatten()[flat].item():.1e} at {at}"
+
+
+def shape(case: Case) -> None:
+    """`y, state = block(x)`: y has the shape and dtype of x."""
+    x = case.noise()
+    y, _ = case.block()(x)
+    if y.shape != x.shape or y.dtype != x.dtype:
+        raise Broken(f"x is {tuple(x.shape)} {x.dtype}, y is {tuple(y.shape)} {y.dtype}")
+
+
+def determinism(case: Case) -> None:
+    """In evaluation, the same input gives the same bits."""
+    block, x = case.block(), case.noise()
+    first, second = block(x)[0], block(x)[0]
+    if not torch.equal(first, second):
+        raise Broken(f"two runs differ by {largest((first - second).abs())}")
+
+
+def batch_rows(case: Case) -> None:
+    """The rows of a batch do not see each other, nor do their states."""
+    block, x = case.block(), case.noise()
+    y, state = block(x)
+    row = case.batch - 1
+    alone, alone_state = block(x[row:])
+    rows = tree_map(lambda s: s[row:] if isinstance(s, Tensor) and s.dim() else s, state)
+    case.close(f"outputs of row {row} among {case.batch} and alone", y[row:], alone)
+    case.close(f"states of row {row} among {case.batch} and alone", rows, alone_state)
+
+
+def causality(case: Case) -> None:
+    """y[:, :t] does not change when x[:, t:] does."""
+    block, x = case.block(), case.noise()
+    y, _ = block(x)
+    for t in case.cuts:
+        changed = torch.cat((x[:, :t], case.noise(length=case.length - t)), dim=1)
+        what = f"outputs before token {t}, of inputs that differ from there on,"
+        case.close(what, block(changed)[0][:, :t], y[:, :t])
+
+
+def response(case: Case) -> None:
+    """The last output changes when the last input does."""
+    block, x = case.block(), case.noise(batch=8)
+    changed = torch.cat((x[:, :-1], case.noise(batch=8, length=1)), dim=1)
+    if torch.equal(block(x)[0][:, -1:], block(changed)[0][:, -1:]):
+        raise Broken(f"output {case.length - 1} is the same for two inputs there")
+
+
+def streaming(case: Case) -> None:
+    """A sequence in pieces, the state handed on, gives the outputs and the state of the whole."""
+    block, x = case.block(), case.noise()
+    whole, last = block(x)
+    state, pieces = None, []
+    for start, end in pairwise([0, *case.cuts, case.length]):
+        y, state = block(x[:, start:end], state)
+        pieces.append(y)
+    case.close(
+        f"outputs of the whole and of pieces cut at {case.cuts}", torch.cat(pieces, 1), whole
+    )
+    case.close(f"states after the whole and after pieces cut at {case.cuts}", state, last)
+
+
+def state_gradients(case: Case) -> None:
+    """Gradients flow through the state: those of two pieces are those of the whole."""
+    block, x, weights = case.block(), case.noise().requires_grad_(), case.noise()
+    leaves = [x, *(p for p in block.parameters() if p.requires_grad)]
+
+    def gradients(y: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((y * weights).sum(), leaves, materialize_grads=True)
+
+    whole = gradients(block(x)[0])
+    t = case.cuts[len(case.cuts) // 2] if case.cuts else case.length
+    first, state = block(x[:, :t])
+    pieces = first if t == case.length else torch.cat((first, block(x[:, t:], state)[0]), 1)
+    case.close(f"gradients of the whole and of two pieces cut at {t}", gradients(pieces), whole)
+
+
+def state_size(case: Case) -> None:
+    """The state stops growing with the tokens seen, unless the block says `grows`."""
+    block, state, sizes = case.block(), None, []
+    with torch.no_grad():
+        for i in range(PIECES):
+            _, state = block(case.noise(1, PIECE), state)
+            if i + 1 in (1, 2, 4, 8, 16):
+                sizes.append(sum(leaf.nbytes for leaf in tensors(state)))
+                if sizes[-2:-1] == sizes[-1:]:
+                    break
+    grows = sizes[-2] != sizes[-1]
+    if grows != block.grows:
+        told = ", ".join(f"{size} bytes after {PIECE << i}" for i, size in enumerate(sizes))
+        raise Broken(f"grows is {block.grows}, and the state has {told} tokens")
+
+
+def finiteness(case: Case) -> None:
+    """Zero, constant, huge and long inputs give finite outputs and gradients (float32)."""
+    block, row = replace(case, dtype=torch.float32).block(), (case.length, case.dim)
+    huge = 1e3 * torch.randn(row)  # drives selective decays to both ends: g far below -50, and 0
+    short = torch.stack((torch.zeros(row), torch.ones(row), huge))
+    long = torch.randn(1, 10 * case.length, case.dim)
+    for kinds, x in ((["zero", "constant", "huge"], short), (["long"], long)):
+        leaves = [x.requires_grad_(), *(p for p in block.parameters() if p.requires_grad)]
+        y, _ = block(x)
+        gradients = torch.autograd.grad(y.sum(), leaves, materialize_grads=True)
+        for what, values in (("outputs", [y]), ("gradients", gradients)):
+            if not all(value.isfinite().all() for value in values):
+                rows = values[0].isfinite().flatten(1).all(1)
+                seen = [kind for kind, fine in zip(kinds, rows, strict=True) if not fine]
+                raise Broken(f"{what} of {' or '.join(seen or kinds)} input are not finite")
+
+
+def backends(case: Case) -> None:
+    """Every backend of our operators gives the reference's values, states and gradients."""
+    block, x = case.block(), case.noise().requires_grad_()
+    leaves = [x, *(p for p in block.parameters() if p.requires_grad)]
+
+    def run() -> tuple[Any, ...]:
+        y, state = block(x)
+        floating = [leaf for leaf in tensors(state) if leaf.is_floating_point()]
+        total = y.square().sum() + sum(leaf.sum() for leaf in floating)
+        return y, state, torch.autograd.grad(total, leaves, materialize_grads=True)
+
+    fast = run()
+    with reference_operators():
+        slow = run()
+    for what, a, b in zip(("outputs", "states", "gradients"), fast, slow, strict=True):
+        case.close(f"{what} of the fast operators and of the reference", a, b)
+
+
+@contextmanager
+def reference_operators() -> Iterator[None]:
+    """Runs every operator by its reference: they all ask this one method what will run."""
+    with mock.patch.object(Arguments, "backend", return_value="reference"):
+        yield
+
+
+def saving(case: Case) -> None:
+    """A state dict, saved and loaded into a new block, gives the same bits."""
+    block, x = case.block(), case.noise()
+    file = io.BytesIO()
+    torch.save(block.state_dict(), file)
+    file.seek(0)
+    twin = case.construct().to(case.dtype).eval()  # what is drawn in it is drawn anew
+    twin.load_state_dict(torch.load(file))
+    before, after = block(x)[0], twin(x)[0]
+    if not torch.equal(before, after):
+        raise Broken(f"outputs differ by {largest((before - after).abs())} after loading")
+
+
+def parameters(case: Case) -> None:
+    """Every parameter has a gradient: one without costs budget for nothing."""
+    case = replace(case, dtype=torch.float64, batch=2, length=max(20, case.length))
+    block = case.block()
+    (block(case.noise())[0] * case.noise()).sum().backward()
+    gradients = {name: p.grad for name, p in block.named_parameters() if p.requires_grad}
+    dead = [name for name, g in gradients.items() if g is None or not g.any()]
+    if dead:
+        raise Broken(f"no gradient reaches {', '.join(dead)}")
+
+
+def low_precision(case: Case) -> None:
+    """In bfloat16 a block runs, and its outputs stay near those of float32."""
+    # Many tokens: of a single one a norm can make the rounding as large as the output.
+    case = replace(case, dtype=torch.bfloat16, batch=8, length=max(20, case.length))
+    short, x = case.block(), case.noise()
+    exact = case.construct().eval()
+    exact.load_state_dict(short.state_dict())  # the same rounded weights: arithmetic alone differs
+    y, near = exact(x.float())[0], short(x)[0]
+    if near.dtype != torch.bfloat16:
+        raise Broken(f"x is bfloat16, y is {near.dtype}")
+    away, scale = (near.float() - y).square().mean().sqrt(), y.square().mean().sqrt()
+    if not away <= NEAR * scale:
+        raise Broken(f"off by {away / scale:.1%} of the output's size, {NEAR:.0%} is allowed")
+
+
+def tracing(case: Case) -> None:
+    """Built and run without memory (meta), it has the shapes and FLOPs of the real run."""
+    real, x = case.construct().eval(), replace(case, dtype=torch.float32).noise()
+    with torch.device("meta"):
+        traced = case.construct().eval()
+    seen = []
+    for block, values in ((real, x), (traced, x.to("meta"))):
+        # Plain attention: torch counts no FLOPs of the fused one on a CPU.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+            y, state = block(values)
+            step, _ = block(values[:, :1], state)
+        leaves, tree = tree_flatten((y, step, state))
+        kinds = [(tuple(z.shape), z.dtype) for z in leaves if isinstance(z, Tensor)]
+        seen.append((tree, kinds, flops.get_total_flops()))
+    for what, a, b in zip(("tree", "shapes", "FLOPs"), *seen, strict=True):
+        if a != b:
+            raise Broken(f"{what} of the real run: {a}, of the traced one: {b}")
+
+
+LAWS: dict[str, Callable[[Case], None]] = {
+    law.__name__: law
+    for law in (
+        shape, determinism, batch_rows, causality, response, streaming, state_gradients,
+        state_size, finiteness, backends, saving, parameters, low_precision, tracing,
+    )
+}  # fmt: skip
