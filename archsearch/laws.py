@@ -188,13 +188,24 @@ def batch_rows(case: Case) -> None:
 
 
 def causality(case: Case) -> None:
-    """y[:, :t] does not change when x[:, t:] does."""
+    """y[:, :t] does not change when x[:, t:] does; it does in a block that is not `causal`."""
     block, x = case.block(), case.noise()
     y, _ = block(x)
+    if not block.causal:
+        _sees_the_future(case, block, x, y)
+        return
     for t in case.cuts:
         changed = torch.cat((x[:, :t], case.noise(length=case.length - t)), dim=1)
         what = f"outputs before token {t}, of inputs that differ from there on,"
         case.close(what, block(changed)[0][:, :t], y[:, :t])
+
+
+def _sees_the_future(case: Case, block: Block, x: Tensor, y: Tensor) -> None:
+    if case.length == 1:
+        return
+    changed = torch.cat((x[:, :-1], case.noise(length=1)), dim=1)
+    if torch.equal(block(changed)[0][:, -2], y[:, -2]):
+        raise Broken("causal is False, and the last output but one is the same for two last inputs")
 
 
 def response(case: Case) -> None:
@@ -206,9 +217,15 @@ def response(case: Case) -> None:
 
 
 def streaming(case: Case) -> None:
-    """A sequence in pieces, the state handed on, gives the outputs and the state of the whole."""
+    """A sequence in pieces, the state handed on, gives the outputs and the state of the whole.
+
+    A block that sees the future has no state and refuses one.
+    """
     block, x = case.block(), case.noise()
     whole, last = block(x)
+    if not block.causal:
+        _takes_no_state(block, x, last)
+        return
     state, pieces = None, []
     for start, end in pairwise([0, *case.cuts, case.length]):
         y, state = block(x[:, start:end], state)
@@ -217,6 +234,16 @@ def streaming(case: Case) -> None:
         f"outputs of the whole and of pieces cut at {case.cuts}", torch.cat(pieces, 1), whole
     )
     case.close(f"states after the whole and after pieces cut at {case.cuts}", state, last)
+
+
+def _takes_no_state(block: Block, x: Tensor, state: Any) -> None:
+    if state is not None:
+        raise Broken(f"causal is False, and the state is {type(state).__name__}, not None")
+    try:
+        block(x, ())
+    except ValueError:
+        return
+    raise Broken("causal is False, and a state is taken without a ValueError")
 
 
 def state_gradients(case: Case) -> None:
@@ -228,7 +255,8 @@ def state_gradients(case: Case) -> None:
         return torch.autograd.grad((y * weights).sum(), leaves, materialize_grads=True)
 
     whole = gradients(block(x)[0])
-    t = case.cuts[len(case.cuts) // 2] if case.cuts else case.length
+    cut = case.cuts and block.causal
+    t = case.cuts[len(case.cuts) // 2] if cut else case.length
     first, state = block(x[:, :t])
     pieces = first if t == case.length else torch.cat((first, block(x[:, t:], state)[0]), 1)
     case.close(f"gradients of the whole and of two pieces cut at {t}", gradients(pieces), whole)
@@ -255,7 +283,7 @@ def finiteness(case: Case) -> None:
     block, row = replace(case, dtype=torch.float32).block(), (case.length, case.dim)
     huge = 1e3 * torch.randn(row)  # drives selective decays to both ends: g far below -50, and 0
     short = torch.stack((torch.zeros(row), torch.ones(row), huge))
-    long = torch.randn(1, 10 * case.length, case.dim)
+    long = torch.randn(1, min(10 * case.length, block.longest or 10 * case.length), case.dim)
     for kinds, x in ((["zero", "constant", "huge"], short), (["long"], long)):
         leaves = [x.requires_grad_(), *(p for p in block.parameters() if p.requires_grad)]
         y, _ = block(x)

@@ -6,8 +6,8 @@ y = merge(x, f(x), reverse(b(reverse(x))))                        f and b with t
 from torch import Tensor
 
 from .block import Mixer, Part, State, require_whole
+from .mamba import Mamba
 from .merge import Mean, Merge
-from .retention import Retention
 
 
 class Bidirectional(Mixer, name="bidirectional"):
@@ -20,9 +20,7 @@ class Bidirectional(Mixer, name="bidirectional"):
 
     causal = False
 
-    def __init__(
-        self, dim: int, *, mixer: Part[Mixer] = Retention, merge: Part[Merge] = Mean
-    ) -> None:
+    def __init__(self, dim: int, *, mixer: Part[Mixer] = Mamba, merge: Part[Merge] = Mean) -> None:
         super().__init__()
         self.onward, self.back = mixer(dim), mixer(dim)
         self.merge = merge(dim, 2)

@@ -18,19 +18,19 @@ class Linformer(Mixer, name="linformer"):
 
     Args:
         heads: number of heads, each of width dim / heads.
-        rank: summaries r, shared by the heads.
+        summaries: their number r; the heads share them.
         length: the longest sequence L.
     """
 
     causal = False
 
-    def __init__(self, dim: int, *, heads: int = 4, rank: int = 32, length: int = 256) -> None:
+    def __init__(self, dim: int, *, heads: int = 4, summaries: int = 32, length: int = 256) -> None:
         super().__init__()
         require_divisor("linformer", "heads", heads, dim, "dim")
-        require_positive("linformer", rank=rank, length=length)
+        require_positive("linformer", summaries=summaries, length=length)
         self.heads, self.longest = heads, length
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.summarise = nn.Linear(length, 2 * rank, bias=False)  # E over F
+        self.summarise = nn.Linear(length, 2 * summaries, bias=False)  # E over F
         nn.init.normal_(self.summarise.weight, std=length**-0.5)  # whole sequences keep their size
         self.out = nn.Linear(dim, dim, bias=False)
 

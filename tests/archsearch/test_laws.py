@@ -59,6 +59,22 @@ class OnlyThePast(Total):
         return sums - x if x.shape[1] == 1 else torch.cat((sums[:, :1] - x[:, :1], sums[:, :-1]), 1)
 
 
+class SaysItLooksAhead(Total):
+    causal = False
+
+    def forward(self, x, state=None):
+        return super().forward(x)[0], None
+
+
+class TakesAState(Total):
+    """Its y_t is the sum of all."""
+
+    causal = False
+
+    def read(self, sums, x):
+        return sums[:, -1:].expand_as(sums)
+
+
 class Forgets(Total):
     def sums(self, x, state):
         return super().sums(x, None)
@@ -134,6 +150,8 @@ BROKEN: dict[type[Mixer], tuple[str, set[str]]] = {  # the law it breaks, and wh
     Dropout: ("determinism", {*LAWS} - {"shape", "response", "state_size", "finiteness", "parameters", "tracing"}),
     BatchNorm: ("batch_rows", set()),
     LooksAhead: ("causality", {"streaming", "state_gradients"}),
+    SaysItLooksAhead: ("causality", {"streaming"}),
+    TakesAState: ("streaming", set()),
     OnlyThePast: ("response", set()),
     Forgets: ("streaming", {"state_gradients"}),
     Detaches: ("state_gradients", set()),
@@ -181,7 +199,10 @@ def test_a_broken_law_is_told_with_its_smallest_case() -> None:
     assert (case.dim, case.batch, case.length, case.cuts, case.seed) == (2, 1, 2, [1], 0)
     told = str(broken)
     assert told.startswith("causality: outputs before token 1, of inputs that differ from there on")
-    assert "law   y[:, :t] does not change when x[:, t:] does." in told
+    assert (
+        "law   y[:, :t] does not change when x[:, t:] does; it does in a block that is not `causal`."
+        in told
+    )
     assert "case  LooksAhead, dim 2, batch 1, length 2, splits [1], float64, seed 0" in told
     assert " at [0, 0, " in told
     assert smallest("causality", Total) is None

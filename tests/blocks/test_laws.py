@@ -26,7 +26,7 @@ NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by nam
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
     "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
-    "rank": [3], "length": [90],
+    "rank": [3], "summaries": [1], "length": [90],
     "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0],
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
@@ -68,7 +68,7 @@ def name_of(part: Any) -> str:
     return f"{part.func.name}({options})"  # type: ignore[attr-defined]
 
 
-MIXERS = [v for cls in Mixer.members.values() for v in variants(cls) if v(DIM).causal]
+MIXERS = [v for cls in Mixer.members.values() for v in variants(cls)]
 BLOCKS = MIXERS + [v for cls in ChannelMixer.members.values() for v in variants(cls)]
 each_mixer = pytest.mark.parametrize("cls", Mixer.members.values(), ids=lambda c: c.name)
 SPAN = {

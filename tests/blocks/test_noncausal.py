@@ -29,7 +29,7 @@ def noise() -> torch.Tensor:
 
 
 def test_linformer_attends_to_summaries() -> None:
-    block, x = Linformer(D, heads=H, rank=3, length=20).double(), noise()
+    block, x = Linformer(D, heads=H, summaries=3, length=20).double(), noise()
     q, k, v = block.qkv(x).chunk(3, -1)
     E, into = block.summarise.weight[:3, :T], block.summarise.weight[3:, :T]
     k, v = torch.einsum("rt,btd->brd", E, k), torch.einsum("rt,btd->brd", into, v)

@@ -128,7 +128,7 @@ def test_retention(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
         decoder_embed_dim=DIM, decoder_retention_heads=H, recurrent_chunk_size=16,
         layernorm_eps=1e-12, multiway=False,
     )  # fmt: skip
-    theirs = off_birth(retnet.MultiScaleRetention(args, DIM, 2 * DIM, H))
+    theirs: Any = off_birth(retnet.MultiScaleRetention(args, DIM, 2 * DIM, H))
     theirs.v_proj.weight.mul_(1e3)  # free before the norm; makes ours, of larger eps, the same
     w = dict(theirs.named_parameters())
     q, k = (
