@@ -3,7 +3,7 @@
 Mixer         mixes over time         retention, gla, linear_attention, performer, mamba, mamba2,
                                       delta_net, gated_delta_net, hgrn, attention, short_conv,
                                       rnn, gru, lstm
-ChannelMixer  works on each token     swiglu, mlp
+ChannelMixer  works on each token     swiglu, mlp, moe
 Decay         how retention forgets   fixed, learned, selective
 Merge         joins branches          sum, concat, gate, route
 Norm          over the width          rmsnorm, layernorm

@@ -24,7 +24,8 @@ NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by nam
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
     "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
-    "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0],
+    "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0], "experts": [3],
+    "top_k": [1, 4], "balance": [0.0],
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
     "dilation": {"window": 4}, "sinks": {"window": 5},
@@ -63,8 +64,9 @@ def name_of(part: Any) -> str:
     return f"{part.func.name}({options})"  # type: ignore[attr-defined]
 
 
+CLASSES = [*Mixer.members.values(), *ChannelMixer.members.values()]
 MIXERS = [v for cls in Mixer.members.values() for v in variants(cls)]
-BLOCKS = MIXERS + [v for cls in ChannelMixer.members.values() for v in variants(cls)]
+BLOCKS = [v for cls in CLASSES for v in variants(cls)]
 each_block = pytest.mark.parametrize("part", BLOCKS, ids=name_of)
 each_mixer = pytest.mark.parametrize("part", MIXERS, ids=name_of)
 
@@ -205,7 +207,7 @@ def test_every_parameter_matters(part: partial) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [*Mixer.members.values()], ids=lambda c: c.name)
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.name)
 def test_compiled_equals_eager(cls: type[Block]) -> None:
     block, x = build(partial(cls)), noise(1, 40)
     compiled: nn.Module = torch.compile(block, backend="aot_eager", fullgraph=True)  # type: ignore
