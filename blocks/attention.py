@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .block import Mixer, State, require_divisor, require_positive
 from .rotary import rope_frequencies, rotate
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 
 class Attention(Mixer, name="attention"):
@@ -82,7 +82,7 @@ class Attention(Mixer, name="attention"):
         self.grows = window is None
         self.widths = (dim, groups * width, groups * width)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.q_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
         self.out = nn.Linear(dim, dim, bias=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..kernels.delta_scan import delta_scan
 from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 from .step import step_bias
 
 
@@ -39,7 +39,7 @@ class DeltaNet(Mixer, name="delta_net"):
         require_positive(self.name, expand=expand)
         self.heads, self.widths = heads, (dim, dim, expand * dim)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.beta = nn.Linear(dim, heads, bias=False)
         self.norm = nn.RMSNorm(expand * dim // heads, eps=1e-6)
         self.out = nn.Linear(expand * dim, dim, bias=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..kernels.scan import scan
 from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 RANK = 16
 TEMPERATURE = 16.0
@@ -46,7 +46,7 @@ class GLA(Mixer, name="gla"):
         require_divisor("gla", "heads", heads, values, "expand * dim")
         self.heads, self.widths = heads, (keys, keys, values)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.forget = nn.Sequential(nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, keys))
         self.norm = nn.RMSNorm(values // heads, eps=1e-5)
         self.gate = nn.Linear(dim, values, bias=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kernels.selective_scan import selective_scan
 from .block import Mixer, State, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 LEAST = 1e-6
 """Of Delta: a channel forgets at least so much a step, and (1 - f) / Delta stays a number."""
@@ -44,7 +44,7 @@ class HGRN(Mixer, name="hgrn"):
         inner = expand * dim
         self.lower = lower
         self.into = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv = ShortConv(2 * inner, width=conv) if conv else None
+        self.conv = conv_of(self.name, 2 * inner, conv)
         self.norm = nn.RMSNorm(inner, eps=1e-6)
         self.gate = nn.Linear(dim, inner, bias=False)
         self.out = nn.Linear(inner, dim, bias=False)

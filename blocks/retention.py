@@ -19,7 +19,7 @@ from ..kernels.scan import scan
 from .block import Mixer, Part, State, require_divisor, require_positive
 from .decay import Decay, FixedDecay
 from .rotary import retnet_frequencies, rotate
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 
 class Retention(Mixer, name="retention"):
@@ -64,7 +64,7 @@ class Retention(Mixer, name="retention"):
         self.heads = (groups, groups, heads)
         self.widths = (groups * width, groups * width, expand * dim)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.decay = decay(dim, heads, width)
         start = torch.zeros(heads, width, expand * width)
         self.start = nn.Parameter(start) if initial == "learned" else None

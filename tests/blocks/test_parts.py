@@ -1,5 +1,6 @@
 """What is special about single parts: births, sizes refused, equations."""
 
+import inspect
 from functools import partial
 
 import pytest
@@ -231,7 +232,8 @@ def test_merge_equations() -> None:
         (lambda: Retention(64, key_heads=3), r"retention: key_heads \(3\) must divide heads \(4\)"),
         (lambda: FixedDecay(8, 4, 2, groups=3), r"fixed decay: groups \(3\) must divide heads"),
         (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
-        (lambda: ShortConv(8, width=0), r"short_conv: width must be positive, got 0"),
+        (lambda: ShortConv(8, width=0), r"short_conv: width must be from 1 to 8, got 0"),
+        (lambda: ShortConv(8, width=9), r"short_conv: width must be from 1 to 8, got 9"),
         (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
         (lambda: MLP(8, expand=0.0), r"mlp: expand must be positive, got 0"),
         (lambda: Route(8, 2, temperature=0.0), r"route: temperature must be positive, got 0"),
@@ -241,6 +243,26 @@ def test_merge_equations() -> None:
 def test_impossible_sizes_are_refused(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def options(cls: type) -> set[str]:
+    return set(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("cls", Mixer.members.values(), ids=lambda c: c.name)
+def test_what_mixes_by_queries_keys_and_values_takes_a_convolution(cls: type[Mixer]) -> None:
+    assert "conv" in options(cls) or not hasattr(cls(16), "qkv")
+
+
+CONVOLVED = [cls for cls in Mixer.members.values() if "conv" in options(cls)]
+
+
+@pytest.mark.parametrize("cls", CONVOLVED, ids=lambda c: c.name)
+def test_a_convolution_is_eight_wide_at_most(cls: type[Mixer]) -> None:
+    for width in (-1, 9):
+        with pytest.raises(ValueError, match=f"{cls.name}: conv must be from 1 to 8.* {width}"):
+            cls(16, conv=width)
+    assert any(isinstance(part, ShortConv) for part in cls(16, conv=8).modules())
 
 
 def test_a_name_is_taken_once() -> None:
