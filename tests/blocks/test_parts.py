@@ -9,6 +9,7 @@ import torch
 from archsearch.blocks import Merge, Mixer
 from archsearch.blocks.attention import Attention, alibi_slopes
 from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
+from archsearch.blocks.gate import Gated, GateKind, NormKind
 from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.merge import Concat, Gate, Route, Sum
 from archsearch.blocks.mlp import MLP
@@ -170,6 +171,30 @@ def test_grouped_heads_share_keys() -> None:
     full.load_state_dict({"qkv.weight": torch.cat((q, k, v)), "out.weight": grouped.out.weight})
     x = torch.randn(2, 11, 16, dtype=torch.float64)
     torch.testing.assert_close(grouped(x)[0], full(x)[0])
+
+
+@pytest.mark.parametrize("gate", ["silu", "sigmoid", "none"])
+@pytest.mark.parametrize("norm", ["rms", "group", "none"])
+def test_heads_are_normed_then_gated(norm: NormKind, gate: GateKind) -> None:
+    stage = Gated()
+    stage.read_by(5, 2, 8, norm, gate)
+    stage.double()
+    x, o = torch.randn(2, 3, 5).double(), torch.randn(2, 3, 2, 4).double()
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    w = dict(stage.named_parameters())
+    centred = o - o.mean(-1, keepdim=True) if norm == "group" else o
+    want = centred if norm == "none" else centred / centred.square().mean(-1, keepdim=True).sqrt()
+    if norm == "rms":  # a head's w, shared by heads
+        want = want * w["norm.weight"]
+    want = want.flatten(-2)
+    if norm == "group":
+        want = want * w["norm.weight"] + w["norm.bias"]
+    if gate != "none":
+        z = x @ w["gate.weight"].T
+        want = want * torch.sigmoid(z) * (z if gate == "silu" else 1)
+    torch.testing.assert_close(stage.read(o, x), want @ w["out.weight"].T, rtol=1e-4, atol=1e-4)
 
 
 def test_mamba_is_born_as_published() -> None:
