@@ -1,5 +1,6 @@
 """What is special about single parts: births, sizes refused, equations."""
 
+import bisect
 import inspect
 from functools import partial
 
@@ -113,6 +114,23 @@ def test_alibi_subtracts_slope_times_distance() -> None:
     distance = torch.arange(9)[:, None] - torch.arange(9)
     scores = q @ k.mT / 8**0.5 - alibi_slopes(2).double()[:, None, None] * distance
     weights = scores.masked_fill(distance < 0, -torch.inf).softmax(-1)
+    torch.testing.assert_close(block(x)[0], block.out((weights @ v).transpose(1, 2).flatten(-2)))
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_learned_positions_add_a_number_for_the_distance(softcap: float | None) -> None:
+    """Each distance below 16 its own, then 16 that widen, the last from 113 on."""
+    starts = [*range(17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
+    block = Attention(16, heads=2, positions="learned", softcap=softcap).double()
+    x = torch.randn(1, 150, 16, dtype=torch.float64)
+    q, k, v = (p.unflatten(-1, (2, 8)).transpose(1, 2) for p in block.qkv(x).chunk(3, dim=-1))
+    scores = q @ k.mT / 8**0.5
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    for t in range(150):
+        for s in range(t + 1):
+            scores[..., t, s] += block.bias[:, bisect.bisect(starts, t - s) - 1]
+    future = torch.ones(150, 150, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -torch.inf).softmax(-1)
     torch.testing.assert_close(block(x)[0], block.out((weights @ v).transpose(1, 2).flatten(-2)))
 
 
