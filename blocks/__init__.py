@@ -4,7 +4,7 @@ Mixer         mixes over time         retention, gla, linear_attention, performe
                                       delta_net, gated_delta_net, hgrn, attention, short_conv,
                                       rnn, gru, lstm; not causal: bidirectional, linformer,
                                       synthesizer
-ChannelMixer  works on each token     swiglu, mlp
+ChannelMixer  works on each token     swiglu, mlp, moe
 Decay         how retention forgets   fixed, learned, selective
 Merge         joins branches          sum, mean, concat, gate, route
 Norm          over the width          rmsnorm, layernorm

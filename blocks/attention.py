@@ -5,9 +5,12 @@
 W(t): all s <= t; or the window, every `dilation`-th of the last window * dilation tokens, t among
 them; and the first `sinks` tokens. cap(z) = softcap * tanh(z / softcap), or z.
 
-Vaswani et al. 2017; rotary positions Su et al. 2021; ALiBi Press et al. 2022; grouped queries
-Ainslie et al. 2023; norms of queries and keys Henry et al. 2020; capped scores Gemma 2, 2024;
-windows, dilated ones and global tokens Beltagy et al. 2020, the first tokens Xiao et al. 2024.
+Vaswani et al. 2017; rotary positions Su et al. 2021; ALiBi Press et al. 2022; learned biases
+Raffel et al. 2020 (T5); grouped queries Ainslie et al. 2023; norms of queries and keys Henry et al.
+2020; capped scores Gemma 2, 2024; windows, dilated ones and global tokens Beltagy et al. 2020, the
+first tokens Xiao et al. 2024.
+
+There is no learned vector for each absolute position: a stream has no last one.
 """
 
 import math
@@ -19,7 +22,10 @@ from torch import Tensor, nn
 
 from .block import Mixer, State, require_divisor, require_positive, require_whole
 from .rotary import rope_frequencies, rotate
-from .short_conv import ShortConv
+from .short_conv import conv_of
+
+NEAR, BUCKETS, FAR = 16, 32, 128
+"""Learned biases: one for every distance < NEAR, then log-spaced ones; the last from FAR on."""
 
 
 class Attention(Mixer, name="attention"):
@@ -35,7 +41,8 @@ class Attention(Mixer, name="attention"):
         dilation: distance from one token of the window to the next.
         sinks: first tokens of the sequence, which are seen beside the window.
         positions: rope turns q and k by their position; alibi subtracts from a score in proportion
-            to the distance; none leaves order to the mask alone.
+            to the distance; learned adds to it a number for the distance, one a head and bucket
+            of distances; none leaves order to the mask alone.
         qk_norm: an RMS norm with a learned scale over every head of q and of k.
         softcap: bound of a score, approached by tanh; null is none.
         conv: width of a causal convolution over q, k and v; 0 is none.
@@ -44,6 +51,7 @@ class Attention(Mixer, name="attention"):
 
     frequencies: Tensor
     slopes: Tensor
+    bucket: Tensor
 
     def __init__(
         self,
@@ -54,7 +62,7 @@ class Attention(Mixer, name="attention"):
         window: int | None = None,
         dilation: int = 1,
         sinks: int = 0,
-        positions: Literal["rope", "alibi", "none"] = "rope",
+        positions: Literal["rope", "alibi", "learned", "none"] = "rope",
         qk_norm: bool = False,
         softcap: float | None = None,
         conv: int = 0,
@@ -85,16 +93,19 @@ class Attention(Mixer, name="attention"):
         if sinks < 0:
             raise ValueError(f"attention: sinks must not be negative, got {sinks}")
         self.width, self.window, self.dilation, self.sinks = width, window, dilation, sinks
-        self.rope, self.alibi, self.softcap = positions == "rope", positions == "alibi", softcap
+        self.positions, self.softcap = positions, softcap
         self.causal, self.grows = causal, causal and window is None
         self.widths = (dim, groups * width, groups * width)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.q_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
         self.k_norm = nn.RMSNorm(width, eps=1e-6) if qk_norm else None
         self.out = nn.Linear(dim, dim, bias=False)
+        if positions == "learned":
+            self.bias = nn.Parameter(torch.randn(heads, BUCKETS) * dim**-0.5)  # as released
         self.register_buffer("frequencies", rope_frequencies(width), persistent=False)
         self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
+        self.register_buffer("bucket", distance_buckets(), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         if not self.causal:
@@ -107,7 +118,7 @@ class Attention(Mixer, name="attention"):
         q, k, v = (part.unflatten(-1, (-1, self.width)) for part in qkv.split(self.widths, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if self.rope:
+        if self.positions == "rope":
             position = seen + torch.arange(x.shape[1], device=x.device)
             q, k = (rotate(part, position, self.frequencies) for part in (q, k))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H | G, T, K)
@@ -131,21 +142,27 @@ class Attention(Mixer, name="attention"):
         """Attention of the last T of `seen` tokens: q (B, H, T, K), k and v (B, G, S, K)."""
         T, S = q.shape[2], k.shape[2]
         grouped = q.shape[1] != k.shape[1]
-        plain = self.window is None and not self.alibi and self.softcap is None
+        biased = self.positions in ("alibi", "learned")
+        plain = self.window is None and not biased and self.softcap is None
         if plain and S == T:
             causal = self.causal
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
         distance = self.distances(T, S, seen)
         mask = self.sees(distance, S)
-        if self.alibi:
-            bias = -self.slopes.to(q.dtype)[:, None, None] * distance
-            mask = bias.masked_fill(~mask, -torch.inf)  # (H, T, S)
+        if biased:
+            mask = self.bias_of(distance).to(q.dtype).masked_fill(~mask, -torch.inf)  # (H, T, S)
         if self.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
         scores = self.softcap * torch.tanh(q @ k.mT * (self.width**-0.5 / self.softcap))
-        bias = mask if self.alibi else torch.zeros_like(scores).masked_fill(~mask, -torch.inf)
+        bias = mask if biased else torch.zeros_like(scores).masked_fill(~mask, -torch.inf)
         return torch.softmax(scores + bias, dim=-1) @ v
+
+    def bias_of(self, distance: Tensor) -> Tensor:
+        """What a distance adds to a score, (H, T, S)."""
+        if self.positions == "alibi":
+            return -self.slopes[:, None, None] * distance
+        return self.bias[:, self.bucket[distance.clamp(0, FAR)]]
 
     def distances(self, T: int, S: int, seen: Tensor) -> Tensor:
         """How far from each of the last T tokens each of the S known ones is, (T, S).
@@ -175,3 +192,10 @@ def alibi_slopes(heads: int) -> Tensor:
     first = 2.0 ** (-8.0 * torch.arange(1, whole + 1) / whole)
     between = 2.0 ** (-4.0 * torch.arange(1, 2 * whole + 1, 2) / whole)
     return torch.cat((first, between[: heads - whole]))
+
+
+def distance_buckets() -> Tensor:
+    """Which of T5's learned biases a distance has, for distances 0..FAR, (FAR + 1,) integers."""
+    distance = torch.arange(FAR + 1, dtype=torch.float64)
+    far = NEAR + (distance / NEAR).log() / math.log(FAR / NEAR) * (BUCKETS - NEAR)
+    return torch.where(distance < NEAR, distance, far).clamp(max=BUCKETS - 1).long()

@@ -8,8 +8,8 @@ delta_net         alpha_t = 1,                 y_t = W_o (rms(o_t) * w)         
 gated_delta_net   alpha_t = exp(-exp(a_h) softplus(W_a x_t + b_h))
                   y_t = W_o (rms(o_t) * w * silu(W_g x_t))                      (Yang et al. 2025)
 
-The norms are per head. Birth of the gated one is Mamba-2's: exp(a) uniform in (0, 16), softplus(b)
-log-uniform in [1e-3, 1e-1].
+The norms are per head; norm and gate are options, see gate.py. Birth of the gated one is Mamba-2's:
+exp(a) uniform in (0, 16), softplus(b) log-uniform in [1e-3, 1e-1].
 """
 
 import torch
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.delta_scan import delta_scan
-from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .block import State, require_divisor, require_positive
+from .gate import Gated, GateKind, NormKind
+from .short_conv import conv_of
 from .step import step_bias
 
 
-class DeltaNet(Mixer, name="delta_net"):
+class DeltaNet(Gated, name="delta_net"):
     """Linear attention with the delta rule (Schlag et al. 2021; Yang et al. 2024).
 
     State: (S (B, H, K, V) float32, the convolution's state or None).
@@ -31,26 +32,32 @@ class DeltaNet(Mixer, name="delta_net"):
         heads: number of heads, each of key width dim / heads.
         expand: value width as a multiple of the key width.
         conv: width of the causal convolution over q, k and v; 0 is none.
+        gate: output gate, silu (swish), sigmoid or none.
+        norm: of every head before the gate, rms, group or none.
     """
 
-    def __init__(self, dim: int, *, heads: int = 4, expand: int = 1, conv: int = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 4,
+        expand: int = 1,
+        conv: int = 4,
+        gate: GateKind = "none",
+        norm: NormKind = "rms",
+    ) -> None:
         super().__init__()
         require_divisor(self.name, "heads", heads, dim, "dim")
         require_positive(self.name, expand=expand)
         self.heads, self.widths = heads, (dim, dim, expand * dim)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.beta = nn.Linear(dim, heads, bias=False)
-        self.norm = nn.RMSNorm(expand * dim // heads, eps=1e-6)
-        self.out = nn.Linear(expand * dim, dim, bias=False)
+        self.read_by(dim, heads, expand * dim, norm, gate)
 
     def log_decay(self, x: Tensor) -> Tensor | None:
         """Log alpha_t, (B, T, H), or None where nothing is forgotten."""
         return None
-
-    def read(self, o: Tensor, x: Tensor) -> Tensor:
-        """What is projected out of the normed o (B, T, H V)."""
-        return o
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         S, window = state if state is not None else (None, None)
@@ -62,7 +69,7 @@ class DeltaNet(Mixer, name="delta_net"):
         q, k = (F.normalize(part, dim=-1, eps=1e-6) for part in (q, k))
         beta = torch.sigmoid(self.beta(x))
         o, S = delta_scan(q, k, v, beta, self.log_decay(x), initial_state=S)
-        return self.out(self.read(self.norm(o).flatten(-2), x)), (S, window)
+        return self.read(o, x), (S, window)
 
 
 class GatedDeltaNet(DeltaNet, name="gated_delta_net"):
@@ -74,17 +81,24 @@ class GatedDeltaNet(DeltaNet, name="gated_delta_net"):
         heads: number of heads, each of key width dim / heads.
         expand: value width as a multiple of the key width.
         conv: width of the causal convolution over q, k and v; 0 is none.
+        gate: output gate, silu (swish), sigmoid or none.
+        norm: of every head before the gate, rms, group or none.
     """
 
-    def __init__(self, dim: int, *, heads: int = 4, expand: int = 1, conv: int = 4) -> None:
-        super().__init__(dim, heads=heads, expand=expand, conv=conv)
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 4,
+        expand: int = 1,
+        conv: int = 4,
+        gate: GateKind = "silu",
+        norm: NormKind = "rms",
+    ) -> None:
+        super().__init__(dim, heads=heads, expand=expand, conv=conv, gate=gate, norm=norm)
         self.a = nn.Parameter(torch.empty(heads).uniform_(1e-3, 16).log())
         self.step = nn.Linear(dim, heads)
         self.step.bias = nn.Parameter(step_bias(heads))
-        self.gate = nn.Linear(dim, expand * dim, bias=False)
 
     def log_decay(self, x: Tensor) -> Tensor:
         return -self.a.exp() * F.softplus(self.step(x))
-
-    def read(self, o: Tensor, x: Tensor) -> Tensor:
-        return o * F.silu(self.gate(x))

@@ -3,22 +3,23 @@
 g_t = log sigmoid(W_2 W_1 x_t + b) / 16             W_1 (16, D): gates of low rank
 S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T            per head, S in R^{K x V}
 o_t = K^(-1/2) S_t^T q_t
-y_t = W_o (rms(o_t) * w * silu(W_r x_t))            the norm per head
+y_t = W_o (rms(o_t) * w * silu(W_r x_t))        norm per head; see gate.py for the options
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.scan import scan
-from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .block import State, require_divisor, require_positive
+from .gate import Gated, GateKind, NormKind
+from .short_conv import conv_of
 
 RANK = 16
 TEMPERATURE = 16.0
 """Of the gates: a decay of sigmoid(0) is 0.5^(1/16), half a head's content in 16 tokens."""
 
 
-class GLA(Mixer, name="gla"):
+class GLA(Gated, name="gla"):
     """Gated linear attention (Yang et al. 2024, section 4).
 
     State: (S (B, H, K, V) float32, the convolution's state or None).
@@ -28,6 +29,8 @@ class GLA(Mixer, name="gla"):
         expand_k: all heads' key width as a multiple of the model width.
         expand: all heads' value width as a multiple of the model width.
         conv: width of a causal convolution over q, k and v; 0 is none.
+        gate: output gate, silu (swish), sigmoid or none.
+        norm: of every head before the gate, rms, group or none.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class GLA(Mixer, name="gla"):
         expand_k: float = 0.5,
         expand: int = 1,
         conv: int = 0,
+        gate: GateKind = "silu",
+        norm: NormKind = "rms",
     ) -> None:
         super().__init__()
         require_positive("gla", expand_k=expand_k, expand=expand)
@@ -46,11 +51,9 @@ class GLA(Mixer, name="gla"):
         require_divisor("gla", "heads", heads, values, "expand * dim")
         self.heads, self.widths = heads, (keys, keys, values)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.forget = nn.Sequential(nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, keys))
-        self.norm = nn.RMSNorm(values // heads, eps=1e-5)
-        self.gate = nn.Linear(dim, values, bias=False)
-        self.out = nn.Linear(values, dim, bias=False)
+        self.read_by(dim, heads, values, norm, gate, eps=1e-5)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         S, window = state if state is not None else (None, None)
@@ -61,5 +64,4 @@ class GLA(Mixer, name="gla"):
         q, k, v = (part.unflatten(-1, per_head) for part in qkv.split(self.widths, dim=-1))
         log_decay = F.logsigmoid(self.forget(x)).unflatten(-1, per_head) / TEMPERATURE
         o, S = scan(q, k, v, log_decay, initial_state=S)  # (B, T, H, V)
-        o = self.norm(o).flatten(-2) * F.silu(self.gate(x))
-        return self.out(o), (S, window)
+        return self.read(o, x), (S, window)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..kernels.scan import scan
 from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 EPS = 1e-6
 """Added to every feature of a performer, as released; the least denominator of linear attention."""
@@ -45,7 +45,7 @@ class LinearAttention(Mixer, name="linear_attention"):
         require_divisor("linear_attention", "heads", heads, dim, "dim")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.conv = ShortConv(3 * dim, width=conv) if conv else None
+        self.conv = conv_of(self.name, 3 * dim, conv)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -89,7 +89,7 @@ class Performer(Mixer, name="performer"):
         require_positive("performer", features=features)
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.conv = ShortConv(3 * dim, width=conv) if conv else None
+        self.conv = conv_of(self.name, 3 * dim, conv)
         self.out = nn.Linear(dim, dim, bias=False)
         self.register_buffer("directions", orthogonal_directions(features, width, seed))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..kernels.selective_scan import selective_scan
 from .block import Mixer, State, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 from .step import step_bias
 
 
@@ -40,7 +40,7 @@ class Mamba(Mixer, name="mamba"):
         inner, rank = expand * dim, math.ceil(dim / 16)
         self.sizes = (rank, state, state)
         self.into = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv = ShortConv(inner, width=conv, activation="silu") if conv else None
+        self.conv = conv_of(self.name, inner, conv, "silu")
         self.select = nn.Linear(inner, sum(self.sizes), bias=False)
         self.step = nn.Linear(rank, inner)
         nn.init.uniform_(self.step.weight, -(rank**-0.5), rank**-0.5)

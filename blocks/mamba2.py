@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..kernels.scan import scan
 from .block import Mixer, State, require_divisor, require_positive
-from .short_conv import ShortConv
+from .short_conv import conv_of
 from .step import step_bias
 
 
@@ -52,7 +52,7 @@ class Mamba2(Mixer, name="mamba2"):
         self.heads, self.groups = heads, groups
         self.widths = (inner, groups * state, groups * state)  # of x, B, C
         self.into = nn.Linear(dim, inner + sum(self.widths) + heads, bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.step = nn.Parameter(step_bias(heads))  # b_dt
         self.a = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(heads))

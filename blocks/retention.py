@@ -2,27 +2,28 @@
 
     S_t = exp(g_t) S_{t-1} + (s_t * k_t) v_t^T          per head, S in R^{K x V}
     o_t = K^(-1/2) S_t^T q_t
-    y_t = W_o (rms(o_t) * silu(W_g x_t))
+    y_t = W_o (rms(o_t) * silu(W_g x_t))                norm and gate are options, see gate.py
 
 q and k are rotated by RetNet's angles; the decay gives g_t (log-decay) and s_t (write gate). The
-norm is per head and without affine parameters, so a positive scale of a whole row of o is free.
-With a selective decay this is selective retention: a RetNet at birth, a gated one when trained.
+norm rms is without affine parameters, so a positive scale of a whole row of o is free (the paper
+writes a group norm, the released code has rms). With a selective decay this is selective retention:
+a RetNet at birth, a gated one when trained.
 """
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.scan import scan
-from .block import Mixer, Part, State, require_divisor, require_positive
+from .block import Part, State, require_divisor, require_positive
 from .decay import Decay, FixedDecay
+from .gate import Gated, GateKind, NormKind
 from .rotary import retnet_frequencies, rotate
-from .short_conv import ShortConv
+from .short_conv import conv_of
 
 
-class Retention(Mixer, name="retention"):
+class Retention(Gated, name="retention"):
     """Retention over heads that forget at different speeds (Sun et al. 2023, section 2).
 
     State: (S (B, H, K, V) float32, the convolution's state or None, tokens seen ()).
@@ -33,7 +34,8 @@ class Retention(Mixer, name="retention"):
         expand: value width as a multiple of the key width.
         decay: how the heads forget.
         initial: the state before the first token: zeros, or learned, and at birth zeros.
-        gate: output gate, silu(W_g x) as in the paper, or none.
+        gate: output gate, silu (swish) as in the paper, sigmoid or none.
+        norm: of every head before the gate, rms as released, group as in the paper, or none.
         conv: width of a causal convolution over q, k and v; 0 is none.
     """
 
@@ -48,7 +50,8 @@ class Retention(Mixer, name="retention"):
         expand: int = 1,
         decay: Part[Decay] = FixedDecay,
         initial: Literal["zeros", "learned"] = "zeros",
-        gate: Literal["silu", "none"] = "silu",
+        gate: GateKind = "silu",
+        norm: NormKind = "rms",
         conv: int = 0,
     ) -> None:
         super().__init__()
@@ -64,12 +67,11 @@ class Retention(Mixer, name="retention"):
         self.heads = (groups, groups, heads)
         self.widths = (groups * width, groups * width, expand * dim)
         self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), width=conv) if conv else None
+        self.conv = conv_of(self.name, sum(self.widths), conv)
         self.decay = decay(dim, heads, width)
         start = torch.zeros(heads, width, expand * width)
         self.start = nn.Parameter(start) if initial == "learned" else None
-        self.gate = nn.Linear(dim, expand * dim, bias=False) if gate == "silu" else None
-        self.out = nn.Linear(expand * dim, dim, bias=False)
+        self.read_by(dim, heads, expand * dim, norm, gate, affine=False)
         self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -90,7 +92,4 @@ class Retention(Mixer, name="retention"):
             q, k = (part.repeat_interleave(v.shape[2] // part.shape[2], dim=2) for part in (q, k))
             k = k * write
         o, S = scan(q, k, v, log_decay, initial_state=S)  # (B, T, H, V)
-        o = F.rms_norm(o, o.shape[-1:], eps=1e-6).flatten(-2)
-        if self.gate is not None:
-            o = o * F.silu(self.gate(x))
-        return self.out(o), (S, window, seen + x.shape[1])
+        return self.read(o, x), (S, window, seen + x.shape[1])

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from archsearch import build, reference
 from archsearch.blocks import Family, Merge, Mixer
 from archsearch.blocks.decay import Decay
+from archsearch.blocks.moe import MoE
+from archsearch.catalogue import schema
 from archsearch.errors import UserError
 from archsearch.export import Source, _write, export
 from archsearch.folder import StudyFolder
@@ -53,6 +55,7 @@ MODELS = {
     ),
     "transformer": reference("transformer", dim=16, layers=2),
     "mamba": reference("mamba", dim=16, layers=1),
+    "moe": spec().model_copy(update={"mlp": schema(MoE)()}),
     "layernorm": spec().model_copy(update={"norm": spec().norm}),
 }
 

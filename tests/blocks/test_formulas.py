@@ -86,6 +86,7 @@ def test_hgrn_step_by_step(lower: float) -> None:
     for t in range(T):
         h = f[:, t] * h + (1 - f[:, t]) * F.silu(write[:, t])
         outputs.append(h)
+    assert block.gate is not None
     want = block.out(block.norm(torch.stack(outputs, 1)) * F.silu(block.gate(x)))
     torch.testing.assert_close(block(x)[0], want, rtol=1e-4, atol=1e-5)  # f is at most 1 - 1e-6
 

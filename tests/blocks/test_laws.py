@@ -27,7 +27,8 @@ NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by nam
     "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
     "rank": [3], "summaries": [1], "length": [90],
-    "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0],
+    "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0], "experts": [3],
+    "top_k": [1, 4], "balance": [0.0],
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
     "rank": {"weights": "random"}, "dilation": {"window": 4}, "sinks": {"window": 5},
@@ -68,9 +69,9 @@ def name_of(part: Any) -> str:
     return f"{part.func.name}({options})"  # type: ignore[attr-defined]
 
 
-MIXERS = [v for cls in Mixer.members.values() for v in variants(cls)]
-BLOCKS = MIXERS + [v for cls in ChannelMixer.members.values() for v in variants(cls)]
-each_mixer = pytest.mark.parametrize("cls", Mixer.members.values(), ids=lambda c: c.name)
+CLASSES = [*Mixer.members.values(), *ChannelMixer.members.values()]
+BLOCKS = [part for cls in CLASSES for part in variants(cls)]
+each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.name)
 SPAN = {
     "causality": 67,
     "streaming": 67,
@@ -108,19 +109,19 @@ def every_law(cls: type[Block], examples: int) -> None:
     assert refused < drawn / 2, f"{refused} of {drawn} drawn sizes are refused"
 
 
-@each_mixer
+@each_class
 def test_laws_at_drawn_sizes(cls: type[Block]) -> None:
     every_law(cls, 2)
 
 
 @pytest.mark.slow
-@each_mixer
+@each_class
 def test_laws_at_many_drawn_sizes(cls: type[Block]) -> None:
     every_law(cls, 100)
 
 
 @pytest.mark.slow
-@each_mixer
+@each_class
 def test_compiled_equals_eager(cls: type[Block]) -> None:
     case = Case(cls, length=40)
     block, x, weights = case.block(), case.noise(), case.noise()

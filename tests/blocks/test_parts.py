@@ -1,5 +1,7 @@
 """What is special about single parts: births, sizes refused, equations."""
 
+import bisect
+import inspect
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from archsearch.blocks import Merge, Mixer
 from archsearch.blocks.attention import Attention, alibi_slopes
 from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
+from archsearch.blocks.gate import Gated, GateKind, NormKind
 from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.merge import Concat, Gate, Route, Sum
 from archsearch.blocks.mlp import MLP
@@ -114,6 +117,23 @@ def test_alibi_subtracts_slope_times_distance() -> None:
     torch.testing.assert_close(block(x)[0], block.out((weights @ v).transpose(1, 2).flatten(-2)))
 
 
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_learned_positions_add_a_number_for_the_distance(softcap: float | None) -> None:
+    """Each distance below 16 its own, then 16 that widen, the last from 113 on."""
+    starts = [*range(17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
+    block = Attention(16, heads=2, positions="learned", softcap=softcap).double()
+    x = torch.randn(1, 150, 16, dtype=torch.float64)
+    q, k, v = (p.unflatten(-1, (2, 8)).transpose(1, 2) for p in block.qkv(x).chunk(3, dim=-1))
+    scores = q @ k.mT / 8**0.5
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    for t in range(150):
+        for s in range(t + 1):
+            scores[..., t, s] += block.bias[:, bisect.bisect(starts, t - s) - 1]
+    future = torch.ones(150, 150, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -torch.inf).softmax(-1)
+    torch.testing.assert_close(block(x)[0], block.out((weights @ v).transpose(1, 2).flatten(-2)))
+
+
 def test_scores_are_capped_and_heads_normed() -> None:
     x = 100 * torch.randn(1, 9, 16, dtype=torch.float64)
     plain = Attention(16, heads=2).double()
@@ -169,6 +189,30 @@ def test_grouped_heads_share_keys() -> None:
     full.load_state_dict({"qkv.weight": torch.cat((q, k, v)), "out.weight": grouped.out.weight})
     x = torch.randn(2, 11, 16, dtype=torch.float64)
     torch.testing.assert_close(grouped(x)[0], full(x)[0])
+
+
+@pytest.mark.parametrize("gate", ["silu", "sigmoid", "none"])
+@pytest.mark.parametrize("norm", ["rms", "group", "none"])
+def test_heads_are_normed_then_gated(norm: NormKind, gate: GateKind) -> None:
+    stage = Gated()
+    stage.read_by(5, 2, 8, norm, gate)
+    stage.double()
+    x, o = torch.randn(2, 3, 5).double(), torch.randn(2, 3, 2, 4).double()
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    w = dict(stage.named_parameters())
+    centred = o - o.mean(-1, keepdim=True) if norm == "group" else o
+    want = centred if norm == "none" else centred / centred.square().mean(-1, keepdim=True).sqrt()
+    if norm == "rms":  # a head's w, shared by heads
+        want = want * w["norm.weight"]
+    want = want.flatten(-2)
+    if norm == "group":
+        want = want * w["norm.weight"] + w["norm.bias"]
+    if gate != "none":
+        z = x @ w["gate.weight"].T
+        want = want * torch.sigmoid(z) * (z if gate == "silu" else 1)
+    torch.testing.assert_close(stage.read(o, x), want @ w["out.weight"].T, rtol=1e-4, atol=1e-4)
 
 
 def test_mamba_is_born_as_published() -> None:
@@ -231,7 +275,8 @@ def test_merge_equations() -> None:
         (lambda: Retention(64, key_heads=3), r"retention: key_heads \(3\) must divide heads \(4\)"),
         (lambda: FixedDecay(8, 4, 2, groups=3), r"fixed decay: groups \(3\) must divide heads"),
         (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
-        (lambda: ShortConv(8, width=0), r"short_conv: width must be positive, got 0"),
+        (lambda: ShortConv(8, width=0), r"short_conv: width must be from 1 to 8, got 0"),
+        (lambda: ShortConv(8, width=9), r"short_conv: width must be from 1 to 8, got 9"),
         (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
         (lambda: MLP(8, expand=0.0), r"mlp: expand must be positive, got 0"),
         (lambda: Route(8, 2, temperature=0.0), r"route: temperature must be positive, got 0"),
@@ -241,6 +286,26 @@ def test_merge_equations() -> None:
 def test_impossible_sizes_are_refused(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def options(cls: type) -> set[str]:
+    return set(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("cls", Mixer.members.values(), ids=lambda c: c.name)
+def test_what_mixes_by_queries_keys_and_values_takes_a_convolution(cls: type[Mixer]) -> None:
+    assert "conv" in options(cls) or not hasattr(cls(16), "qkv")
+
+
+CONVOLVED = [cls for cls in Mixer.members.values() if "conv" in options(cls)]
+
+
+@pytest.mark.parametrize("cls", CONVOLVED, ids=lambda c: c.name)
+def test_a_convolution_is_eight_wide_at_most(cls: type[Mixer]) -> None:
+    for width in (-1, 9):
+        with pytest.raises(ValueError, match=f"{cls.name}: conv must be from 1 to 8.* {width}"):
+            cls(16, conv=width)
+    assert any(isinstance(part, ShortConv) for part in cls(16, conv=8).modules())
 
 
 def test_a_name_is_taken_once() -> None:
