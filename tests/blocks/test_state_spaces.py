@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.blocks.block import Mixer
+from archsearch.blocks.h3 import H3
 from archsearch.blocks.s4 import S4, diagonalised, hippo_legs
-from archsearch.blocks.s4d import S4D
+from archsearch.blocks.s4d import S4D, Discretisation
 from archsearch.kernels import long_conv
 
 B, T, DIM, N = 2, 70, 6, 8
@@ -67,6 +68,21 @@ def filtered(ssm, x: Tensor, rule: str) -> Tensor:
     y = torch.stack(outputs, dim=1)
     close(y.imag, torch.zeros_like(y.imag))
     return y.real + ssm.D * x
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+def test_h3_step_by_step(heads: int | None, rule: Discretisation) -> None:
+    block, x = double(H3(DIM, heads=heads, state=N, shift=3, discretisation=rule)), tokens()
+    H = heads or DIM
+    q, k, v = block.qkv(x).chunk(3, dim=-1)
+    past = F.pad(k, (0, 0, 2, 0))
+    k = block.shift.bias + sum(block.shift.filter[:, w] * past[:, w : w + T] for w in range(3))
+    q, k, v = (z.unflatten(-1, (H, -1)) for z in (q, k, v))
+    written = torch.einsum("bthi,bthj->ijbth", k, v)
+    S = torch.stack([filtered(block.ssm, z, rule) for z in written.flatten(0, 1)])
+    o = torch.einsum("bthi,ijbth->bthj", q, S.view_as(written))
+    close(block(x)[0], block.out(o.flatten(-2)))
 
 
 SYSTEMS = {
@@ -175,6 +191,8 @@ def test_s4d_is_born_as_published() -> None:
     [
         (lambda: S4(8, state=3), r"s4: state must be even \(conjugate pairs\), got 3"),
         (lambda: S4D(8, state=0), r"s4d: state must be positive, got 0"),
+        (lambda: H3(8, heads=3), r"h3: heads \(3\) must divide dim \(8\)"),
+        (lambda: H3(8, state=5), r"h3: state must be even \(conjugate pairs\), got 5"),
     ],
 )
 def test_impossible_sizes_are_refused(build, message: str) -> None:
