@@ -4,6 +4,7 @@
     delta_scan       S_t = exp(g_t) S_{t-1};  S_t += beta_t k_t (v_t - S_t^T k_t)^T
     selective_scan   h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t h_t + D x_t
     causal_conv      y_t = bias + sum_i weight_{W-1-i} x_{t-i}
+    long_conv        y_t = sum_{s<=t} kernel_{t-s} x_s
 
 Importing this package imports nothing: a program started in the repository's root finds this folder
 under the bare name `kernels`, which belongs to another library, and probing it must stay free of
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .causal_conv import causal_conv
     from .delta_scan import delta_scan
+    from .long_conv import long_conv
     from .scan import scan
     from .selective_scan import selective_scan
 
-__all__ = ["causal_conv", "delta_scan", "scan", "selective_scan"]
+__all__ = ["causal_conv", "delta_scan", "long_conv", "scan", "selective_scan"]
 
 
 class _Package(ModuleType):

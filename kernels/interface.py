@@ -7,6 +7,7 @@ what is allowed.
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -68,9 +69,10 @@ def state_or_zeros(state: Tensor | None, like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=dtype) if state is None else state.to(dtype)
 
 
-def without_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
     # PyTorch leaves autocast on inside a custom operator: the state would be summed in bfloat16.
-    return torch.autocast(tensor.device.type, enabled=False)
+    # Meta tensors have no autocast, and refuse to be asked.
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 class Arguments:

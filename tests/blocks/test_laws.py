@@ -24,11 +24,11 @@ from archsearch.laws import LAWS, Case, Refused, hold
 
 NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by name
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
-    "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
+    "expand": [1, 2], "state": [2, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
     "rank": [3], "summaries": [1], "length": [90],
     "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0], "experts": [3],
-    "top_k": [1, 4], "balance": [0.0],
+    "top_k": [1, 4], "balance": [0.0], "shift": [1, 9],
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
     "rank": {"weights": "random"}, "dilation": {"window": 4}, "sinks": {"window": 5},

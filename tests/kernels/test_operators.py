@@ -236,7 +236,7 @@ def test_probing_the_bare_name_imports_nothing():
         f"import sys; sys.path.insert(0, {str(FOLDER.parent)!r})\n"
         "before = set(sys.modules); import kernels\n"
         "assert 'torch' not in sys.modules and not hasattr(kernels, '__version__')\n"
-        "assert kernels.__all__ == ['causal_conv', 'delta_scan', 'scan', 'selective_scan']\n"
+        "assert kernels.__all__ == ['causal_conv', 'delta_scan', 'long_conv', 'scan', 'selective_scan']\n"
         "assert set(kernels.__all__) <= set(dir(kernels))\n"
         "new = {m for m in set(sys.modules) - before if m.partition('.')[0] not in "
         "sys.stdlib_module_names}; assert new == {'kernels'}, new"
