@@ -32,7 +32,7 @@ A wrong block is off by the size of its values; the room of the short types is f
 add up, and for recurrences, which amplify.
 """
 NEAR = 0.1
-"""How far bfloat16 may be from float32, as a part of the output's root mean square."""
+"""How far half of the tokens may be from float32 in bfloat16, as a part of the outputs' rms."""
 PIECE, PIECES = 64, 16
 """Tokens fed at once, and how often at most, to see whether a state goes on growing."""
 
@@ -346,7 +346,8 @@ def parameters(case: Case) -> None:
 
 def low_precision(case: Case) -> None:
     """In bfloat16 a block runs, and its outputs stay near those of float32."""
-    # Many tokens: of a single one a norm can make the rounding as large as the output.
+    # Many tokens, and the one in the middle: of a few a norm makes the rounding as large as the
+    # output, or a router with a tie takes another expert.
     case = replace(case, dtype=torch.bfloat16, batch=8, length=max(20, case.length))
     short, x = case.block(), case.noise()
     exact = case.construct().eval()
@@ -354,7 +355,8 @@ def low_precision(case: Case) -> None:
     y, near = exact(x.float())[0], short(x)[0]
     if near.dtype != torch.bfloat16:
         raise Broken(f"x is bfloat16, y is {near.dtype}")
-    away, scale = (near.float() - y).square().mean().sqrt(), y.square().mean().sqrt()
+    away = (near.float() - y).square().mean(-1).sqrt().flatten().quantile(0.5)
+    scale = y.square().mean().sqrt()
     if not away <= NEAR * scale:
         raise Broken(f"off by {away / scale:.1%} of the output's size, {NEAR:.0%} is allowed")
 

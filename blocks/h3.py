@@ -9,7 +9,8 @@ SSM_shift keeps its last inputs as they are and reads them by learned weights: i
 convolution, of as many taps as it has states. SSM_diag is S4D's, with its skip, one system a head.
 
 Birth: S4D's (lin), W and the shift's weights as linear layers and short convolutions elsewhere. The
-paper has 64 shift states; here it is the 4 taps that short convolutions settled on since.
+paper has 64 shift states; here it is the 4 taps that short convolutions settled on since, of the 8
+that their kernels take.
 """
 
 from typing import Literal
@@ -30,8 +31,7 @@ class H3(Mixer, name="h3"):
         heads: number of heads; null is one for every channel. d = dim / heads channels a head take
             d times the model width in memory.
         state: state size N of the diagonal systems, even.
-        shift: state size of the shift system, the tokens it sees. Wider than 8 it runs in PyTorch
-            on a GPU, too.
+        shift: state size of the shift system, the tokens it sees; 8 at most.
         discretisation: of the diagonal systems, zero-order hold or bilinear.
         step: a learned step for every head, or one for the layer.
     """

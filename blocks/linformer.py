@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .block import Mixer, State, require_divisor, require_length, require_positive, require_whole
+from .short_conv import conv_of
 
 
 class Linformer(Mixer, name="linformer"):
@@ -20,16 +21,26 @@ class Linformer(Mixer, name="linformer"):
         heads: number of heads, each of width dim / heads.
         summaries: their number r; the heads share them.
         length: the longest sequence L.
+        conv: width of a causal convolution over q, k and v; 0 is none.
     """
 
     causal = False
 
-    def __init__(self, dim: int, *, heads: int = 4, summaries: int = 32, length: int = 256) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 4,
+        summaries: int = 32,
+        length: int = 256,
+        conv: int = 0,
+    ) -> None:
         super().__init__()
         require_divisor("linformer", "heads", heads, dim, "dim")
         require_positive("linformer", summaries=summaries, length=length)
         self.heads, self.longest = heads, length
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.conv = conv_of(self.name, 3 * dim, conv)
         self.summarise = nn.Linear(length, 2 * summaries, bias=False)  # E over F
         nn.init.normal_(self.summarise.weight, std=length**-0.5)  # whole sequences keep their size
         self.out = nn.Linear(dim, dim, bias=False)
@@ -37,7 +48,10 @@ class Linformer(Mixer, name="linformer"):
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         require_whole("linformer", state)
         T = require_length("linformer", x, self.summarise.in_features)
-        q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
+        qkv = self.qkv(x)
+        if self.conv is not None:
+            qkv, _ = self.conv(qkv)
+        q, k, v = qkv.chunk(3, dim=-1)  # (B, T, D) each
         of_keys, of_values = self.summarise.weight[:, :T].chunk(2)  # E and F, (r, T)
         parts = (q, of_keys @ k, of_values @ v)
         heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
