@@ -24,9 +24,13 @@ from typing import (
 )
 
 import pydantic
+from pydantic_core import core_schema
 from torch import nn
 
+from archsearch import plugins
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer, Norm
+
+plugins.load_entry_points()
 
 
 class PartSpec(pydantic.BaseModel):
@@ -89,17 +93,44 @@ def expand_name(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
+@functools.cache
+def _adapter(members: tuple[type[Family], ...]) -> pydantic.TypeAdapter:
+    models = tuple(schema(member) for member in members)
+    tagged = Annotated[Union[models], pydantic.Field(discriminator="type")]  # noqa: UP007
+    return pydantic.TypeAdapter(Annotated[tagged, pydantic.BeforeValidator(expand_name)])
+
+
+class AnyMember:
+    """Validates as a member of a family, whichever there are then: files may bring more."""
+
+    def __init__(self, family: type[Family]) -> None:
+        self.family = family
+
+    def models(self) -> list[type[PartSpec]]:
+        """The schemas of all members."""
+        return [schema(member) for member in self.family.members.values()]
+
+    def adapter(self) -> pydantic.TypeAdapter:
+        """Pydantic's union of the members, told apart by `type`."""
+        return _adapter(tuple(self.family.members.values()))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: self.adapter().validate_python(value)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return handler(self.adapter().core_schema)
+
+
 def part(family: type[Family]) -> Any:
-    """The type of a field that holds any member of `family`, told apart by `type`."""
-    models = [schema(member) for member in family.members.values()]
-    tagged = Annotated[Union[tuple(models)], pydantic.Field(discriminator="type")]  # noqa: UP007
-    return Annotated[tagged, pydantic.BeforeValidator(expand_name)]
+    """The type of a field that holds any member of `family`."""
+    return Annotated[PartSpec, AnyMember(family)]
 
 
 FAMILIES: dict[str, type[Family]] = {family.__name__: family for family in Family.__subclasses__()}
 
 
-@functools.cache
 def classes() -> dict[type[PartSpec], type[nn.Module]]:
     """The class behind every schema."""
     return {schema(c): c for family in FAMILIES.values() for c in family.members.values()}
@@ -112,6 +143,24 @@ def factory(spec: PartSpec) -> collections.abc.Callable[..., nn.Module]:
         for name, value in spec.options().items()
     }
     return partial(classes()[type(spec)], **options)
+
+
+def parts_of(value: Any) -> collections.abc.Iterator[PartSpec]:
+    """Every part below a value: a spec, a part, or lists and mappings of them."""
+    if isinstance(value, PartSpec):
+        yield value
+    if isinstance(value, pydantic.BaseModel):
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, dict):
+        value = list(value.values())
+    for child in value if isinstance(value, list) else ():
+        yield from parts_of(child)
+
+
+def block_files(value: Any) -> dict[str, plugins.BlockFile]:
+    """The files from elsewhere that a spec needs, by their names."""
+    found = (plugins.file_of(classes()[type(part)]) for part in parts_of(value))
+    return {file.path.name: file for file in found if file is not None}
 
 
 if TYPE_CHECKING:

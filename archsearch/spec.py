@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import yaml
 
-from archsearch import graph, reading, validation
+from archsearch import graph, plugins, reading, validation
 from archsearch.blocks.merge import Sum
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.swiglu import SwiGLU
@@ -21,6 +21,7 @@ from archsearch.catalogue import (
     MergeSpec,
     MixerSpec,
     NormSpec,
+    block_files,
     schema,
 )
 from archsearch.validation import Frozen
@@ -149,7 +150,9 @@ class ModelSpec(Frozen):
 
     def to_yaml(self, name: str | None = None) -> str:
         """The spec file of this architecture, every default written out."""
-        document = {"archsearch": 1, **({"name": name} if name else {})}
+        document: dict[str, Any] = {"archsearch": 1, **({"name": name} if name else {})}
+        if files := block_files(self):
+            document["blocks"] = list(files)  # by name: they belong beside the spec
         document["model"] = _type_first(self.model_dump(mode="json"))
         return yaml.safe_dump(document, sort_keys=False)
 
@@ -167,9 +170,12 @@ class SpecFile(Frozen):
 
     archsearch: Literal[1]
     name: str | None = None
+    blocks: list[str] = []
     model: ModelSpec
 
 
 def load_spec(path: str | Path) -> ModelSpec:
     """Reads a spec file. SpecError names every problem with file:line:column, path and remedy."""
-    return validation.load(SpecFile, reading.read(path)).model
+    document = reading.read(path)
+    plugins.load_named(document, Path(path).absolute().parent)
+    return validation.load(SpecFile, document).model
