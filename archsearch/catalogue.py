@@ -96,8 +96,9 @@ def expand_name(value: Any) -> Any:
 @functools.cache
 def _adapter(members: tuple[type[Family], ...]) -> pydantic.TypeAdapter:
     models = tuple(schema(member) for member in members)
-    tagged = Annotated[Union[models], pydantic.Field(discriminator="type")]  # noqa: UP007
-    return pydantic.TypeAdapter(Annotated[tagged, pydantic.BeforeValidator(expand_name)])
+    tagged: Any = Annotated[Union[models], pydantic.Field(discriminator="type")]  # noqa: UP007
+    named: Any = Annotated[tagged, pydantic.BeforeValidator(expand_name)]
+    return pydantic.TypeAdapter(named)
 
 
 class AnyMember:

@@ -114,6 +114,27 @@ def cost(
         print(f"{name:<16}{value:>16,}")
 
 
+@app.command()
+def blocks(
+    name: Annotated[str | None, typer.Argument(help="A block.", metavar="NAME")] = None,
+) -> None:
+    """List every block with its costs and options; or show one, with YAML that uses it."""
+    from archsearch import listing
+
+    listing.print_one(name) if name else listing.print_all()
+
+
+@app.command()
+def check(
+    block: Annotated[str, typer.Argument(help="A block of yours.", metavar="FILE.py:CLASS")],
+) -> None:
+    """Run the laws of blocks on yours; of a law that fails, the smallest case is shown."""
+    from archsearch.checking import print_verdicts
+
+    if not print_verdicts(block):
+        raise typer.Exit(1)
+
+
 @bench.command()
 def kernels(
     device: Annotated[str | None, typer.Option(help="A GPU if there is one.")] = None,
