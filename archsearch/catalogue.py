@@ -24,9 +24,13 @@ from typing import (
 )
 
 import pydantic
+from pydantic_core import core_schema
 from torch import nn
 
+from archsearch import plugins
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer, Norm
+
+plugins.load_entry_points()
 
 
 class PartSpec(pydantic.BaseModel):
@@ -89,23 +93,53 @@ def expand_name(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-def part(family: type[Family], within: type[Family] | None = None) -> Any:
-    """The type of a field that holds any member of `family`, told apart by `type`.
+@functools.cache
+def _adapter(members: tuple[type[Family], ...]) -> pydantic.TypeAdapter:
+    models = tuple(schema(member) for member in members)
+    tagged: Any = Annotated[Union[models], pydantic.Field(discriminator="type")]  # noqa: UP007
+    named: Any = Annotated[tagged, pydantic.BeforeValidator(expand_name)]
+    return pydantic.TypeAdapter(named)
 
-    A mixer within a mixer is a causal one: a wrapper has no use for itself or for whole sequences.
+
+class AnyMember:
+    """Validates as a member of a family, whichever there are then: files may bring more.
+
+    Within another member only a causal one: a wrapper has no use for itself or for whole sequences.
     """
-    members = family.members.values()
-    if within is not None and issubclass(within, family):
-        members = [member for member in members if member.causal]
-    models = [schema(member) for member in members]
-    tagged = Annotated[Union[tuple(models)], pydantic.Field(discriminator="type")]  # noqa: UP007
-    return Annotated[tagged, pydantic.BeforeValidator(expand_name)]
+
+    def __init__(self, family: type[Family], within: bool = False) -> None:
+        self.family, self.within = family, within
+
+    def members(self) -> tuple[type[Family], ...]:
+        """The classes."""
+        members = self.family.members.values()
+        return tuple(m for m in members if not self.within or getattr(m, "causal", True))
+
+    def models(self) -> list[type[PartSpec]]:
+        """The schemas of all members."""
+        return [schema(member) for member in self.members()]
+
+    def adapter(self) -> pydantic.TypeAdapter:
+        """Pydantic's union of the members, told apart by `type`."""
+        return _adapter(self.members())
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: self.adapter().validate_python(value)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return handler(self.adapter().core_schema)
+
+
+def part(family: type[Family], within: type[Family] | None = None) -> Any:
+    """The type of a field that holds any member of `family`, perhaps of a member itself."""
+    return Annotated[PartSpec, AnyMember(family, within is not None and issubclass(within, family))]
 
 
 FAMILIES: dict[str, type[Family]] = {family.__name__: family for family in Family.__subclasses__()}
 
 
-@functools.cache
 def classes() -> dict[type[PartSpec], type[nn.Module]]:
     """The class behind every schema."""
     return {schema(c): c for family in FAMILIES.values() for c in family.members.values()}
@@ -123,6 +157,24 @@ def factory(spec: PartSpec) -> collections.abc.Callable[..., nn.Module]:
 def is_causal(spec: PartSpec) -> bool:
     """False for a part that sees the future: by its class, or by its option of that name."""
     return getattr(classes()[type(spec)], "causal", True) and spec.options().get("causal", True)
+
+
+def parts_of(value: Any) -> collections.abc.Iterator[PartSpec]:
+    """Every part below a value: a spec, a part, or lists and mappings of them."""
+    if isinstance(value, PartSpec):
+        yield value
+    if isinstance(value, pydantic.BaseModel):
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, dict):
+        value = list(value.values())
+    for child in value if isinstance(value, list) else ():
+        yield from parts_of(child)
+
+
+def block_files(value: Any) -> dict[str, plugins.BlockFile]:
+    """The files from elsewhere that a spec needs, by their names."""
+    found = (plugins.file_of(classes()[type(part)]) for part in parts_of(value))
+    return {file.path.name: file for file in found if file is not None}
 
 
 if TYPE_CHECKING:

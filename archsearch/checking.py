@@ -9,20 +9,28 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import hypothesis
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
-from archsearch.blocks import Block
+from archsearch.blocks import Block, ChannelMixer, Mixer
 from archsearch.catalogue import family_of, options_of
-from archsearch.laws import LAWS, TOLERANCE, Case, LawBroken, Refused, hold
+from archsearch.errors import UserError
+from archsearch.laws import LAWS, TOLERANCE, Case, LawBroken, Refused, hold, statement
+from archsearch.listing import console
+from archsearch.plugins import load_file
+from archsearch.reading import nearest
 
 WIDTHS = (2, 4, 6, 8, 1, 3)
 """Of a head. The odd ones come last and are few, as what turns pairs refuses them."""
-EXAMPLES = 20
+EXAMPLES = 12
 """Drawn for each law, beside the options at one size."""
 
 
@@ -70,13 +78,69 @@ def _listed(kind: Any) -> list[Any]:
     return [p for member in family.members.values() for p in variants(member)] if family else []
 
 
-def check(cls: type[Block]) -> Iterator[Verdict]:
-    """One verdict a law, in the order of LAWS.
+def find_block(text: str) -> type[Block]:
+    """The class that FILE.py:CLASS names.
 
     Raises:
-        Refused: the block cannot be built with its defaults at the width of a Case.
+        UserError: it is not there, is no block, or cannot be built from a width alone.
     """
-    Case(partial(cls)).construct()
+    file, _, name = text.rpartition(":")
+    if not file or not name.isidentifier():
+        raise UserError(f"{text}: name a file and a class in it, FILE.py:CLASS")
+    module = load_file(file).module
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        own = [k for k, v in vars(module).items() if _is_own_block(v, module)]
+        raise UserError(f"{file}: has no class {name!r}; {nearest(name, own)}")
+    if not issubclass(cls, Mixer | ChannelMixer):
+        bases = ", ".join(base.__name__ for base in cls.__mro__[1:])
+        raise UserError(
+            f"{file}: {name} is a {bases}; the laws are of a Mixer or a ChannelMixer: "
+            f"class {name}(Mixer), from archsearch.blocks import Mixer"
+        )
+    positional = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty]
+    needed = [p.name for p in positional if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) != 1 or positional[0].kind is positional[0].KEYWORD_ONLY:
+        raise UserError(
+            f"{file}: {name} needs {', '.join(needed) or 'nothing'}; a block is built from its "
+            f"width alone, {name}(dim, *, option=default, ...)"
+        )
+    try:
+        Case(cls).construct()
+    except Refused as error:
+        raise UserError(f"{file}: {name}({Case(cls).dim}) with its defaults: {error}") from None
+    return cls
+
+
+def _is_own_block(value: Any, module: ModuleType) -> bool:
+    own = isinstance(value, type) and value.__module__ == module.__name__
+    return own and issubclass(value, Mixer | ChannelMixer)
+
+
+def print_verdicts(text: str) -> bool:
+    """A table of the laws of the block at FILE.py:CLASS; True when all hold."""
+    cls, out = find_block(text), console()
+    title, held = f"The laws of [bold]{cls.__name__}[/bold]", True
+    rows = Table(title=title, title_justify="left", title_style="", expand=True, box=SIMPLE_HEAD)
+    rows.add_column("law", no_wrap=True)
+    rows.add_column("what it demands", ratio=1)
+    rows.add_column("", no_wrap=True)
+    with out.status("checking") as status:
+        for verdict in check(cls):
+            status.update(f"checked {verdict.law}")
+            broken = verdict.broken
+            demand = escape(statement(verdict.law))
+            if broken is not None:
+                held = False
+                demand += f"\n{escape(broken.figure)}\n[dim]{escape(str(broken.case))}[/dim]"
+            mark = "[green]held[/green]" if broken is None else "[red]failed[/red]"
+            rows.add_row(f"[bold]{verdict.law}[/bold]", demand, mark)
+    out.print(rows)
+    return held
+
+
+def check(cls: type[Block]) -> Iterator[Verdict]:
+    """One verdict a law, in the order of LAWS."""
     for law in LAWS:
         yield Verdict(law, _first_broken(law, cls))
 

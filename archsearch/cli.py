@@ -136,6 +136,27 @@ def reference(
     print(f"# {baselines.DESIGNS[name].source}\n{spec.to_yaml(name)}", end="")
 
 
+@app.command()
+def blocks(
+    name: Annotated[str | None, typer.Argument(help="A block.", metavar="NAME")] = None,
+) -> None:
+    """List every block with its costs and options; or show one, with YAML that uses it."""
+    from archsearch import listing
+
+    listing.print_one(name) if name else listing.print_all()
+
+
+@app.command()
+def check(
+    block: Annotated[str, typer.Argument(help="A block of yours.", metavar="FILE.py:CLASS")],
+) -> None:
+    """Run the laws of blocks on yours; of a law that fails, the smallest case is shown."""
+    from archsearch.checking import print_verdicts
+
+    if not print_verdicts(block):
+        raise typer.Exit(1)
+
+
 @bench.command()
 def kernels(
     device: Annotated[str | None, typer.Option(help="A GPU if there is one.")] = None,

@@ -98,8 +98,7 @@ def _write(folder: Path, model: Model, chosen: Source) -> None:
     folder.mkdir()
     summary = chosen.spec.summary()
     texts = {"model.py": model_source(model.architecture, chosen.vocab, summary)}
-    for name, path in needed_files(model.architecture).items():
-        texts[name] = path.read_text(encoding="utf-8")
+    texts |= needed_files(model.architecture)
     home = Path(str(standalone.__file__)).parent
     texts |= {name: (home / name).read_text(encoding="utf-8") for name in COPIED}
     texts |= {f"{name}/__init__.py": f'"""{doc}"""\n' for name, doc in DOCSTRINGS.items()}

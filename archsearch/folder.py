@@ -2,6 +2,7 @@
 
 space.yaml    the space as resolved          study.db     Optuna's storage
 trials/<n>/   spec.yaml, metrics.json, model.safetensors (weights of the first task)
+*.py          blocks of the user's own, as they were, beside every file that names them
 best/         the same of the best candidate
 record.json   versions, seeds, machine, every proposal counted          report.html
 """
@@ -17,7 +18,9 @@ from typing import Any
 
 import yaml
 
+from archsearch.catalogue import block_files
 from archsearch.errors import UserError
+from archsearch.plugins import BlockFile
 from archsearch.spec import ModelSpec, load_spec
 
 
@@ -66,6 +69,10 @@ class StudyFolder:
                 ) from None
             yield
 
+    def write_blocks(self, blocks: dict[str, BlockFile]) -> None:
+        for name, file in blocks.items():
+            write_atomic(self.path / name, file.text)
+
     def write_space(self, data: dict[str, Any]) -> None:
         write_atomic(self.space, yaml.safe_dump(data, sort_keys=False))
 
@@ -77,6 +84,8 @@ class StudyFolder:
 
     def write_trial(self, number: int, spec: ModelSpec, metrics: dict[str, Any]) -> None:
         """Puts a trial's spec and metrics into its folder; metrics last, they mark it finished."""
+        for name, file in block_files(spec).items():
+            write_atomic(self.trial(number) / name, file.text)
         write_atomic(self.trial(number) / "spec.yaml", spec.to_yaml(f"trial {number}"))
         write_atomic(self.trial(number) / "metrics.json", json.dumps(metrics, indent=1))
 

@@ -55,6 +55,17 @@ def require_same_space(folder: StudyFolder, here: dict[str, Any]) -> None:
         )
 
 
+def require_same_blocks(folder: StudyFolder, space: Space) -> None:
+    """UserError when a file of blocks is not what the study began with."""
+    for name, file in space.blocks.items():
+        kept = folder.path / name
+        if kept.exists() and kept.read_text(encoding="utf-8") != file.text:
+            raise UserError(
+                f"{file.path}: changed since {folder.path} began with it ({kept}); trials of two "
+                "blocks do not compare. Choose another folder with --out, or undo the change"
+            )
+
+
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
     """The first path at which two plain trees differ, with both values; None if they are equal."""
     if isinstance(a, dict) and isinstance(b, dict):

@@ -137,17 +137,20 @@ class Driver:
         for task in self.file.tasks:
             task.prepare()
         preflight.require_same_space(self.folder, self.document())
+        preflight.require_same_blocks(self.folder, self.space)
         preflight.require_feasible(self.space, self.seed, self.vocab)
 
     def document(self) -> dict[str, Any]:
         """The space as this study resolves it."""
         data = self.file.model_dump(mode="json")
+        data["blocks"] = list(self.space.blocks)
         data["seed"], data["search"]["trials"] = self.seed, self.trials
         return data
 
     def open(self, storage: str | None) -> None:
         """Creates or loads the storage, and takes up what an earlier process left unfinished."""
         stored = open_storage(storage or self.folder.storage, self.space.name)
+        self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
         self.proposer = Proposer(
             self.space, stored, seed=self.seed, trials=self.trials, vocab=self.vocab
@@ -213,6 +216,7 @@ class Driver:
         return Job(
             number=entry.number,
             spec=entry.spec,
+            blocks=[str(self.folder.path.absolute() / name) for name in self.space.blocks],
             tasks=[task.model_dump(mode="json") for task in self.file.tasks],
             training=self.file.train.model_dump(mode="json"),
             seed=seed,

@@ -5,6 +5,7 @@ order, so its logits are the same bit for bit.
 """
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import archsearch.blocks
 import archsearch.kernels
 from archsearch import graph as graphs
 from archsearch.blocks.rate import Pool, Unpool
+from archsearch.carrying import carried
 from archsearch.catalogue import PartSpec, classes
+from archsearch.errors import UserError
 
 LINE = 100
 
@@ -24,7 +27,7 @@ def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
     nodes = [(name, graph.nodes[name]) for name in nx.topological_sort(graph)]
     parts = [data["part"] for _, data in nodes if data["part"] is not None]
     imports = sorted(
-        f"from .blocks.{c.__module__.rsplit('.', 1)[1]} import {c.__name__}"
+        f"from .blocks.{c.__module__.rpartition('.')[2]} import {c.__name__}"
         for c in used_classes(graph)
     )
     partial = ["from functools import partial", ""] if any(map(_has_parts, parts)) else []
@@ -166,27 +169,39 @@ def _has_parts(spec: PartSpec) -> bool:
     return any(isinstance(value, PartSpec) for value in spec.options().values())
 
 
-def needed_files(graph: nx.DiGraph) -> dict[str, Path]:
-    """The block and kernel files that a graph uses, and what they import: package path -> file."""
+def needed_files(graph: nx.DiGraph) -> dict[str, str]:
+    """The block and kernel files that a graph uses, and what they import: package path -> text."""
     homes = {"blocks": archsearch.blocks, "kernels": archsearch.kernels}
     roots = {home: Path(str(package.__file__)).parent for home, package in homes.items()}
-    modules = {cls.__module__.rsplit(".", 1)[1] for cls in used_classes(graph)}
-    waiting = [("blocks", module) for module in modules]
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
+    waiting: list[tuple[str, str]] = []
+    for cls in used_classes(graph):
+        package, _, module = cls.__module__.rpartition(".")
+        if package == archsearch.blocks.__name__:
+            waiting.append(("blocks", module))
+            continue
+        text = carried(cls)
+        if (roots["blocks"] / f"{module}.py").exists() or files.get(
+            f"blocks/{module}.py", text
+        ) != text:
+            raise UserError(
+                f"{cls.__module__}: a file {module}.py is among the exported blocks already; "
+                "rename yours"
+            )
+        files[f"blocks/{module}.py"] = text
+        waiting += _relative_imports("blocks", text)
     while waiting:
         home, module = waiting.pop()
-        key, path = f"{home}/{module}.py", roots[home] / f"{module}.py"
+        key = f"{home}/{module}.py"
         if key not in files:
-            files[key] = path
-            waiting += _relative_imports(home, path)
+            files[key] = (roots[home] / f"{module}.py").read_text(encoding="utf-8")
+            waiting += _relative_imports(home, files[key])
     return dict(sorted(files.items()))
 
 
-def _relative_imports(home: str, path: Path) -> list[tuple[str, str]]:
+def _relative_imports(home: str, text: str) -> Iterator[tuple[str, str]]:
     """The sibling modules that a file imports: `.x` in its own folder, `..kernels.x` next door."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
             steps = node.module.split(".")
-            found.append((home, steps[0]) if node.level == 1 else (steps[0], steps[1]))
-    return found
+            yield (home, steps[0]) if node.level == 1 else (steps[0], steps[1])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import pydantic
 import torch
 
-from archsearch import domains, reading, validation
+from archsearch import domains, plugins, reading, validation
 from archsearch.baselines import DESIGNS
 from archsearch.blocks import ChannelMixer, Mixer
 from archsearch.budgets import Budgets
@@ -66,6 +66,7 @@ class SpaceFile(Frozen):
     archsearch: Literal[1]
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    blocks: Annotated[list[str], pydantic.Field(description="files of blocks of your own")] = []
     shared: dict[str, Any] = {}
     define: dict[str, Any] = {}
     model: dict[str, Any]
@@ -108,8 +109,10 @@ class Draw:
 class Space:
     """A legal search space. Load one with load_space."""
 
-    def __init__(self, document: Document, file: SpaceFile) -> None:
-        self.document, self.file = document, file
+    def __init__(
+        self, document: Document, file: SpaceFile, blocks: dict[str, plugins.BlockFile]
+    ) -> None:
+        self.document, self.file, self.blocks = document, file, blocks
 
     @property
     def name(self) -> str:
@@ -202,6 +205,7 @@ def load_space(path: str | Path) -> Space:
     """Reads a space and checks all of it. SpecError names every problem with file:line:column."""
     document = reading.read(path)
     folder = Path(path).absolute().parent
+    blocks = plugins.load_named(document, folder)
     file = validation.load(SpaceFile, document, {"folder": folder})
     problems = [
         Problem(document.place(source), show_path(source), message)
@@ -210,7 +214,7 @@ def load_space(path: str | Path) -> Space:
     ]
     if problems:
         raise SpecError(problems)
-    space = Space(document, file)
+    space = Space(document, file, blocks)
     space.check()
     return space
 

@@ -12,10 +12,17 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
-from archsearch import graph, reading, validation
+from archsearch import graph, plugins, reading, validation
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.swiglu import SwiGLU
-from archsearch.catalogue import ChannelMixerSpec, NormSpec, PartSpec, is_causal, schema
+from archsearch.catalogue import (
+    ChannelMixerSpec,
+    NormSpec,
+    PartSpec,
+    block_files,
+    is_causal,
+    schema,
+)
 from archsearch.topologies import Division, Planned, Topology
 from archsearch.validation import Frozen, Positive
 
@@ -77,7 +84,9 @@ class ModelSpec(Frozen):
 
     def to_yaml(self, name: str | None = None) -> str:
         """The spec file of this architecture, every default written out."""
-        document = {"archsearch": 1, **({"name": name} if name else {})}
+        document: dict[str, Any] = {"archsearch": 1, **({"name": name} if name else {})}
+        if files := block_files(self):
+            document["blocks"] = list(files)  # by name: they belong beside the spec
         document["model"] = _type_first(self.model_dump(mode="json"))
         return yaml.safe_dump(document, sort_keys=False)
 
@@ -108,9 +117,12 @@ class SpecFile(Frozen):
 
     archsearch: Literal[1]
     name: str | None = None
+    blocks: list[str] = []
     model: ModelSpec
 
 
 def load_spec(path: str | Path) -> ModelSpec:
     """Reads a spec file. SpecError names every problem with file:line:column, path and remedy."""
-    return validation.load(SpecFile, reading.read(path)).model
+    document = reading.read(path)
+    plugins.load_named(document, Path(path).absolute().parent)
+    return validation.load(SpecFile, document).model

@@ -97,7 +97,10 @@ def _models(annotation: Any) -> list[Any]:
     """The alternatives of an annotation with Annotated, Optional and Union taken apart."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _models(get_args(annotation)[0])
+        members = [
+            m for meta in annotation.__metadata__ if hasattr(meta, "models") for m in meta.models()
+        ]
+        return members or _models(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return [model for arm in get_args(annotation) for model in _models(arm)]
     return [annotation]

@@ -29,6 +29,8 @@ class Job:
     seed: int
     split: Split
     device: str
+    blocks: list[str] = field(default_factory=list)
+    """Files with blocks that are not ours, by absolute path."""
     weights: str | None = None
     """Where to put the weights trained on the first task, or None to drop them."""
 
@@ -82,10 +84,13 @@ def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
 
 
 def _train_all(job: Job, report: Any) -> dict[str, Any]:
+    from archsearch.plugins import load_file
     from archsearch.spec import ModelSpec
     from archsearch.tasks import TASKS
     from archsearch.training import Training, train
 
+    for path in job.blocks:
+        load_file(path)
     spec = ModelSpec.model_validate(job.spec)
     training = Training.model_validate(job.training)
     tasks = [TASKS[data["type"]].model_validate(data) for data in job.tasks]
