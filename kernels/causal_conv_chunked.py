@@ -135,8 +135,9 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor, dstate: Tensor, _: Tensor | None):
-    bias, initial_state = ctx.saved_tensors[3:]
-    dx, d_weight, d_bias, d_initial = _causal_conv_backward(dy, dstate, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # once: activation checkpointing gives them out no second time
+    bias, initial_state = saved[3:]
+    dx, d_weight, d_bias, d_initial = _causal_conv_backward(dy, dstate, *saved)
     return (
         dx,
         d_weight,

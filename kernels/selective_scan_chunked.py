@@ -245,10 +245,11 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor, dstate: Tensor, _: Tensor | None):
-    *grads, dD, d_initial = _selective_scan_backward(dy, dstate, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # once: activation checkpointing gives them out no second time
+    *grads, dD, d_initial = _selective_scan_backward(dy, dstate, *saved)
     return (
         *grads,
-        None if ctx.saved_tensors[-1] is None else dD,
+        None if saved[-1] is None else dD,
         None if ctx.state_dtype is None else d_initial.to(ctx.state_dtype),
     )
 

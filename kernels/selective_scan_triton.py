@@ -192,8 +192,9 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor, dstate: Tensor, _: Tensor | None):
-    *grads, dD, d_initial = _selective_scan_backward(dy, dstate, *ctx.saved_tensors)
-    dD = None if ctx.saved_tensors[-2] is None else dD
+    saved = ctx.saved_tensors  # once: activation checkpointing gives them out no second time
+    *grads, dD, d_initial = _selective_scan_backward(dy, dstate, *saved)
+    dD = None if saved[-2] is None else dD
     d_initial = None if ctx.state_dtype is None else d_initial.to(ctx.state_dtype)
     return *grads, dD, d_initial, None, None
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.blocks.block import Mixer
 from archsearch.blocks.h3 import H3
+from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.s4 import S4, diagonalised, hippo_legs
 from archsearch.blocks.s4d import S4D, Discretisation
 from archsearch.kernels import long_conv
@@ -83,6 +84,30 @@ def test_h3_step_by_step(heads: int | None, rule: Discretisation) -> None:
     S = torch.stack([filtered(block.ssm, z, rule) for z in written.flatten(0, 1)])
     o = torch.einsum("bthi,ijbth->bthj", q, S.view_as(written))
     close(block(x)[0], block.out(o.flatten(-2)))
+
+
+@pytest.mark.parametrize("rule", ["euler", "zoh", "bilinear"])
+@pytest.mark.parametrize("longer", [0.0, 3.0], ids=["steps as born", "long steps"])
+def test_mamba_step_by_step(rule: Any, longer: float) -> None:
+    """With long steps the bilinear factor is negative for some states, and changes its sign."""
+    block, x = double(Mamba(DIM, state=N, conv=0, discretisation=rule)), tokens()
+    with torch.no_grad():
+        block.step.bias.add_(longer)
+    x_t, z = block.into(x).chunk(2, dim=-1)
+    rank, write, read = block.select(x_t).split(block.sizes, dim=-1)
+    delta = F.softplus(block.step(rank))[..., None]
+    A = -block.A_log.exp()
+    r = delta * A
+    a = (1 + r / 2) / (1 - r / 2) if rule == "bilinear" else r.exp()
+    b = {"euler": delta + 0 * r, "zoh": (r.exp() - 1) / A, "bilinear": delta / (1 - r / 2)}[rule]
+    assert (a.amin() < 0 < a.amax()) == (rule == "bilinear" and longer > 0)
+    h, outputs = torch.zeros(B, 2 * DIM, N, dtype=torch.float64), []
+    for t in range(T):
+        h = a[:, t] * h + b[:, t] * write[:, t, None] * x_t[:, t, :, None]
+        outputs.append((h * read[:, t, None]).sum(-1) + block.D * x_t[:, t])
+    y, (state, _) = block(x)
+    close(y, block.out(torch.stack(outputs, dim=1) * F.silu(z)))
+    close(state, h)
 
 
 SYSTEMS = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import archsearch.kernels
@@ -87,6 +88,21 @@ def test_opcheck(name, present):
     arguments = operator_arguments(name, present)
     results = torch.library.opcheck(operator, arguments)
     assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_under_activation_checkpointing(name):
+    t = tensors(name)
+    leaves = [x for x in t.values() if x.requires_grad]
+
+    def gradients(run):
+        output, state = run()
+        return torch.autograd.grad(output.sum() + state.sum(), leaves)
+
+    def again():
+        return checkpoint(lambda: FUNCTIONS[name](**t), use_reentrant=False)
+
+    torch.testing.assert_close(gradients(again), gradients(lambda: FUNCTIONS[name](**t)))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
