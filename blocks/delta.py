@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..kernels.delta_scan import delta_scan
 from .block import State, require_divisor, require_positive
-from .gate import Gated, GateKind, NormKind
+from .gate import Gated, GateKind, NormKind, born_small
 from .short_conv import conv_of
 from .step import step_bias
 
@@ -54,6 +54,7 @@ class DeltaNet(Gated, name="delta_net"):
         self.conv = conv_of(self.name, sum(self.widths), conv)
         self.beta = nn.Linear(dim, heads, bias=False)
         self.read_by(dim, heads, expand * dim, norm, gate)
+        born_small(self.qkv, self.widths, self.beta, self.gate, self.out)
 
     def log_decay(self, x: Tensor) -> Tensor | None:
         """Log alpha_t, (B, T, H), or None where nothing is forgotten."""

@@ -14,6 +14,7 @@ act   silu     z sigmoid(z), which is swish by another name (Hendrycks and Gimpe
 Mamba's gate has its own place: a part of the first projection, and in Mamba-2 before the norm.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -55,6 +56,17 @@ class Gated(Mixer):
         if self.gate is not None:
             o = o * self.activation(self.gate(x))
         return self.out(o)
+
+
+@torch.no_grad()
+def born_small(qkv: nn.Linear, widths: Sequence[int], *others: nn.Linear | None) -> None:
+    """Glorot and Bengio's birth times 2^(-5/2), as RetNet, GLA and the delta rule are released.
+
+    A norm blows an output near zero up, as where the first query is nearly orthogonal to its key,
+    and the gradient with it: a thousandfold in 24 layers. Small outputs leave that to its eps.
+    """
+    for weight in (*qkv.weight.split(list(widths)), *(m.weight for m in others if m is not None)):
+        nn.init.xavier_uniform_(weight, gain=2**-2.5)
 
 
 class _HeadNorm(nn.GroupNorm):

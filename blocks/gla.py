@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..kernels.scan import scan
 from .block import State, require_divisor, require_positive
-from .gate import Gated, GateKind, NormKind
+from .gate import Gated, GateKind, NormKind, born_small
 from .short_conv import conv_of
 
 RANK = 16
@@ -54,6 +54,7 @@ class GLA(Gated, name="gla"):
         self.conv = conv_of(self.name, sum(self.widths), conv)
         self.forget = nn.Sequential(nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, keys))
         self.read_by(dim, heads, values, norm, gate, eps=1e-5)
+        born_small(self.qkv, self.widths, self.gate, self.out)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         S, window = state if state is not None else (None, None)

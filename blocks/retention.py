@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..kernels.scan import scan
 from .block import Part, State, require_divisor, require_positive
 from .decay import Decay, FixedDecay
-from .gate import Gated, GateKind, NormKind
+from .gate import Gated, GateKind, NormKind, born_small
 from .rotary import retnet_frequencies, rotate
 from .short_conv import conv_of
 
@@ -72,6 +72,8 @@ class Retention(Gated, name="retention"):
         start = torch.zeros(heads, width, expand * width)
         self.start = nn.Parameter(start) if initial == "learned" else None
         self.read_by(dim, heads, expand * dim, norm, gate, affine=False)
+        born_small(self.qkv, self.widths, self.gate)
+        nn.init.xavier_uniform_(self.out.weight)
         self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:

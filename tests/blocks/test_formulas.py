@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archsearch.blocks import Mixer
-from archsearch.blocks.delta import GatedDeltaNet
+from archsearch.blocks.delta import DeltaNet, GatedDeltaNet
 from archsearch.blocks.gla import GLA
 from archsearch.blocks.hgrn import HGRN
 from archsearch.blocks.linear_attention import LinearAttention, Performer, orthogonal_directions
 from archsearch.blocks.mamba2 import Mamba2
+from archsearch.blocks.retention import Retention
 
 B, T, DIM, HEADS = 2, 50, 16, 2
 
@@ -92,7 +93,7 @@ def test_hgrn_step_by_step(lower: float) -> None:
 
 
 def test_births() -> None:
-    """Mamba-2 and the gated delta rule: rates and steps as published; GLA: slow decays."""
+    """Mamba-2 and the gated delta rule: rates and steps; small maps; GLA: slow decays."""
     mamba2, delta = Mamba2(64, heads=32), GatedDeltaNet(64, heads=32)
     for log_rate, low, high in ((mamba2.a, 1.0, 16.0), (delta.a, 1e-3, 16.0)):
         assert low <= log_rate.exp().min() < high / 3 < 2 * high / 3 < log_rate.exp().max() <= high
@@ -100,6 +101,10 @@ def test_births() -> None:
         step = F.softplus(bias)
         assert 1e-3 * 0.999 < step.min() < 1e-2 < step.max() < 0.1 * 1.001
     assert mamba2.D.eq(1).all() and mamba2.norm.eq(1).all()
+    for block in (Retention(64, expand=2), GLA(64), delta, DeltaNet(64)):  # Glorot's, 2^-2.5
+        for weight in block.qkv.weight.split(block.widths):
+            bound = 2**-2.5 * (6 / (64 + len(weight))) ** 0.5
+            assert 0.99 * bound < weight.max() <= bound and -bound <= weight.min() < -0.99 * bound
     gla, x = GLA(64), torch.randn(8, 50, 64)
     kept = torch.sigmoid(gla.forget(x)) ** (1 / 16)
     assert kept.mean().item() == pytest.approx(0.5 ** (1 / 16), abs=0.01)
