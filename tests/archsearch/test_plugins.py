@@ -1,6 +1,9 @@
 """Blocks from elsewhere: in YAML, in workers, in studies, in exported models, from a package."""
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -193,6 +196,21 @@ def test_a_file_named_like_one_of_ours_cannot_be_carried(home: Path) -> None:
     model = build(load_spec(home / "spec.yaml"), vocab=8)
     with pytest.raises(UserError, match=r"mamba.py is among the exported blocks already; rename"):
         needed_files(model.architecture)
+
+
+def test_an_installed_package_is_in_the_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "their_blocks.py").write_text(BLOCK.replace('"scale"', '"theirs"'))
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[archsearch.blocks]\ntheirs = their_blocks\n")
+    code = "from archsearch.catalogue import Mixer; print('theirs' in Mixer.members)"
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.stdout == "True\n", run.stderr
 
 
 def test_entry_points_are_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
