@@ -4,7 +4,7 @@ from archsearch.reading import nearest
 from archsearch.spec import ModelSpec
 
 # One layer of each is 12 D^2, D the model width, mixer + MLP: what a Mamba has no MLP for, it has
-# twice. (Steps, gates of low rank, convolutions and B and C of N states come on top.)
+# twice. (Steps, gates of low rank, convolutions, and A, B and C of N states come on top.)
 DESIGNS = {
     "retnet": {"mixer": {"type": "retention", "expand": 2}, "mlp": 4 / 3},  # 8 + 4
     "mamba": {"mixer": "mamba", "mlp": None},  # 6, twice
@@ -14,6 +14,8 @@ DESIGNS = {
     "linear_transformer": {"mixer": "linear_attention", "mlp": 8 / 3},  # 4 + 8
     "delta_net": {"mixer": "delta_net", "mlp": 8 / 3},  # 4 + 8
     "gated_delta_net": {"mixer": {"type": "gated_delta_net", "expand": 2}, "mlp": 4 / 3},  # 8 + 4
+    "s4": {"mixer": "s4", "mlp": 10 / 3},  # 2 + 10
+    "h3": {"mixer": "h3", "mlp": 8 / 3},  # 4 + 8
     "hgrn": {"mixer": "hgrn", "mlp": 8 / 3},  # 4 + 8
     "lstm": {"mixer": "lstm", "mlp": 1.0},  # 9 + 3
 }
@@ -30,6 +32,8 @@ def reference(name: str, *, dim: int, layers: int) -> ModelSpec:
     linear_transformer  Katharopoulos et al. 2020: elu + 1 with its normaliser, MLP
     delta_net           Yang et al. 2024: the delta rule behind short convolutions, MLP
     gated_delta_net     Yang et al. 2025: the same with decay and gate, value width 2 D, MLP
+    s4                  Gu, Goel and Re 2022: S4-LegS with GELU and GLU, 64 states a channel, MLP
+    h3                  Fu et al. 2023: shift and diagonal state spaces with products, MLP
     hgrn                Qin et al. 2023: elementwise gated recurrence, MLP
     lstm                Hochreiter and Schmidhuber 1997: an LSTM a layer, in a residual stack, MLP
     """

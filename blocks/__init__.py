@@ -1,8 +1,8 @@
 """The catalogue of blocks. A file here is a block: importing the package finds them all.
 
 Mixer         mixes over time         retention, gla, linear_attention, performer, mamba, mamba2,
-                                      delta_net, gated_delta_net, hgrn, attention, short_conv,
-                                      rnn, gru, lstm
+                                      s4, s4d, h3, delta_net, gated_delta_net, hgrn, attention,
+                                      short_conv, rnn, gru, lstm
 ChannelMixer  works on each token     swiglu, mlp
 Decay         how retention forgets   fixed, learned, selective
 Merge         joins branches          sum, concat, gate, route
