@@ -154,6 +154,15 @@ def test_half_precision_is_summed_in_float32(build, rule: str) -> None:
     assert y.isfinite().all() and state.dtype == torch.float32
 
 
+@each_system
+def test_powers_and_transposes(build, rule: str) -> None:
+    A, _, _ = double(build()).ssm.discretised(torch.float64)
+    matrix = A(EYE.expand(DIM, N, N))
+    close(A.transposed()(EYE.expand(DIM, N, N)), matrix.mT)
+    close(A.squared()(EYE.expand(DIM, N, N)), matrix @ matrix)
+    close(A.squared().transposed()(EYE.expand(DIM, N, N)), (matrix @ matrix).mT)
+
+
 def test_a_decode_step_costs_the_recurrence() -> None:
     """As many products whatever came before: those with B, with C, and of the mixing."""
     for name in ("s4", "s4d"):
