@@ -33,7 +33,7 @@ class Design:
         source: who published it, and what it is.
         topology: of the layers, given a shape.
         mlp: its width over D, for 12 D^2 parameters a layer with the mixer's; None is none, and
-            twice the layers. (Steps, gates of low rank, convolutions, B and C come on top.)
+            twice the layers. (Steps, gates of low rank, convolutions, A, B and C come on top.)
     """
 
     source: str
@@ -89,6 +89,14 @@ DESIGNS: dict[str, Design] = {
     ),
     "gated_delta_net": Design(
         "Yang et al. 2025: the same with decay and gate", pure("gated_delta_net", expand=2), 4 / 3
+    ),
+    "s4": Design(
+        "Gu, Goel and Re 2022: S4-LegS, 64 states a channel", pure("s4", heads=False), 10 / 3
+    ),
+    "h3": Design(
+        "Fu et al. 2023: shift and diagonal state spaces with products",
+        pure("h3", heads=False),
+        8 / 3,
     ),
     "hgrn": Design(
         "Qin et al. 2023: elementwise gated recurrence", pure("hgrn", heads=False), 8 / 3

@@ -1,9 +1,9 @@
 """The catalogue of blocks. A file here is a block: importing the package finds them all.
 
 Mixer         mixes over time         retention, gla, linear_attention, performer, mamba, mamba2,
-                                      delta_net, gated_delta_net, hgrn, attention, short_conv,
-                                      rnn, gru, lstm; not causal: bidirectional, linformer,
-                                      synthesizer
+                                      s4, s4d, h3, delta_net, gated_delta_net, hgrn, attention,
+                                      short_conv, rnn, gru, lstm; not causal: bidirectional,
+                                      linformer, synthesizer
 ChannelMixer  works on each token     swiglu, mlp, moe
 Decay         how retention forgets   fixed, learned, selective
 Merge         joins branches          sum, mean, concat, gate, route

@@ -25,7 +25,7 @@ from .short_conv import ShortConv
 class H3(Mixer, name="h3"):
     """Shift and diagonal state spaces with products between (Fu et al. 2023, section 3).
 
-    State: (h (B, d d, H, N) float32, the shift's last inputs (B, D, shift - 1)).
+    State: (h (B, d, d, H, N) float32, the shift's last inputs (B, D, shift - 1)).
 
     Args:
         heads: number of heads; null is one for every channel. d = dim / heads channels a head take
@@ -63,7 +63,6 @@ class H3(Mixer, name="h3"):
         k, window = self.shift(k, window)
         q, k, v = (z.unflatten(-1, (self.heads, -1)).movedim(-1, 1) for z in (q, k, v))
         written = k[:, :, None] * v[:, None]  # (B, d, d, T, H)
-        S, h = self.ssm(written.flatten(0, 2), None if h is None else h.flatten(0, 1))
-        o = (q[:, :, None] * S.view_as(written)).sum(1)  # (B, d, T, H)
-        h = h.unflatten(0, (len(x), -1))
+        S, h = self.ssm(written, h)
+        o = (q[:, :, None] * S).sum(1)  # (B, d, T, H)
         return self.out(o.movedim(1, -1).flatten(-2)), (h, window)

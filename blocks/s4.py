@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from .block import Mixer, State
-from .state_space import Dense, StateSpace, Transition, mixed
+from .state_space import Dense, StateSpace, Transition, diagonal, mixed, stacked
 
 
 def hippo_legs(N: int) -> tuple[Tensor, Tensor]:
@@ -51,30 +51,33 @@ def diagonalised(N: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class LowRank:
-    """2 (1 - Delta / 2 (Lambda - P P*))^-1 - 1, never formed unless squared."""
+    """A diagonal less one direction: turn - into (D, N, 1) along (D, 1, N)."""
 
-    def __init__(self, rate: Tensor, P: Tensor, delta: Tensor) -> None:
-        self.rate, self.P, self.half = rate, P, delta[:, None] / 2
-
-    def solve(self, Z: Tensor) -> Tensor:
-        """(1 - Delta / 2 (Lambda - P P*))^-1 Z of complex columns (D, N / 2, any)."""
-        P, half = self.P[..., None], self.half[..., None]
-        own = 1 / (1 - half * self.rate[..., None])
-        along = 2 * (P.conj() * own * Z).real.sum(1, keepdim=True)
-        size = 2 * (P.conj() * own * P).real.sum(1, keepdim=True)
-        return own * (Z - P * (half * along / (1 + half * size)))
+    def __init__(self, turn: Transition, into: Tensor, along: Tensor) -> None:
+        self.turn, self.into, self.along = turn, into, along
 
     def __call__(self, columns: Tensor) -> Tensor:
-        solved = self.solve(torch.complex(*columns.chunk(2, dim=1)))
-        return 2 * torch.cat((solved.real, solved.imag), dim=1) - columns
+        return self.turn(columns) - self.into @ (self.along @ columns)
 
     def squared(self) -> Transition:
-        N = 2 * self.rate.shape[1]
-        eye = torch.eye(N, dtype=self.half.dtype, device=self.half.device)
-        return Dense(self(eye[None])).squared()
+        N = self.into.shape[1]
+        return Dense(self(torch.eye(N, dtype=self.into.dtype, device=self.into.device))).squared()
 
     def transposed(self) -> Transition:
-        return LowRank(self.rate.conj(), self.P, 2 * self.half[:, 0])
+        return LowRank(self.turn.transposed(), self.along.mT, self.into.mT)
+
+
+def bilinear(rate: Tensor, P: Tensor, delta: Tensor) -> Transition:
+    """A = 2 (1 - Delta / 2 (Lambda - P P*))^-1 - 1 of Lambda, P (D, N / 2) and Delta (D or 1, 1).
+
+    With d = 1 - Delta Lambda / 2 (Woodbury):
+    (d + P P* Delta / 2)^-1 = 1/d - (P / d) (P* / d) / (2 / Delta + P* P / d)
+    """
+    own = 1 / (1 - delta / 2 * rate)
+    size = 2 * (P.abs().square() * own.real).sum(1, keepdim=True)
+    into = stacked(own * P) * 2 / (2 / delta + size)
+    along = 2 * stacked((P.conj() * own).conj())
+    return LowRank(diagonal(2 * own - 1), into[..., None], along[:, None])
 
 
 class LowRankSSM(StateSpace):
@@ -87,15 +90,14 @@ class LowRankSSM(StateSpace):
         self.frequency = nn.Parameter(rate.imag.float().repeat(channels, 1))
         self.P = nn.Parameter(torch.view_as_real(P).float().repeat(channels, 1, 1))
         self.B = nn.Parameter(torch.view_as_real(B).float().repeat(channels, 1, 1))
-        self.C = nn.Parameter(torch.randn(channels, state // 2, 2) * 0.5**0.5)
 
     def discretised(self, dtype: torch.dtype) -> tuple[Transition, Tensor, Tensor]:
         rate = torch.complex(-self.log_rate.to(dtype).exp(), self.frequency.to(dtype))
         P, B = (torch.complex(*z.to(dtype).unbind(-1)) for z in (self.P, self.B))
-        delta = self.log_step.to(dtype).exp()
-        A, C = LowRank(rate, P, delta), 2 * self.C.to(dtype)
-        B = A.solve(delta[:, None, None] * B[..., None])[..., 0]
-        return A, torch.cat((B.real, B.imag), dim=1), torch.cat((C[..., 0], -C[..., 1]), dim=1)
+        delta = self.log_step.to(dtype).exp()[:, None]
+        A, B = bilinear(rate, P, delta), stacked(B)
+        B = delta / 2 * (A(B[..., None])[..., 0] + B)
+        return A, B, self.reading(dtype)
 
 
 class S4(Mixer, name="s4"):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .block import Mixer, State
-from .state_space import Diagonal, StateSpace, Transition, mixed
+from .state_space import StateSpace, Transition, diagonal, mixed, stacked
 
 Init = Literal["lin", "inv", "real"]
 Discretisation = Literal["zoh", "bilinear"]
@@ -44,7 +44,6 @@ class DiagonalSSM(StateSpace):
         }[init]
         self.log_rate = nn.Parameter(rate.log().repeat(channels, 1))
         self.frequency = nn.Parameter(frequency.repeat(channels, 1))
-        self.C = nn.Parameter(torch.randn(channels, state // 2, 2) * 0.5**0.5)
 
     def discretised(self, dtype: torch.dtype) -> tuple[Transition, Tensor, Tensor]:
         rate = torch.complex(-self.log_rate.to(dtype).exp(), self.frequency.to(dtype))
@@ -55,12 +54,7 @@ class DiagonalSSM(StateSpace):
         else:
             half = delta / 2 * rate
             A, B = (1 + half) / (1 - half), delta / (1 - half)
-        C = 2 * self.C.to(dtype)  # 2 Re(C h): real part by real part, less imaginary by imaginary
-        return (
-            Diagonal(A),
-            torch.cat((B.real, B.imag), dim=1),
-            torch.cat((C[..., 0], -C[..., 1]), dim=1),
-        )
+        return diagonal(A), stacked(B), self.reading(dtype)
 
 
 class S4D(Mixer, name="s4d"):

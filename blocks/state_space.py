@@ -46,21 +46,35 @@ class Transition(Protocol):
 
 
 class Diagonal:
-    """Complex a (D, N / 2): each state is turned and shrunk by its own."""
+    """Complex numbers, as what multiplies real parts and imaginary parts and what crosses over.
 
-    def __init__(self, a: Tensor) -> None:
-        self.a = a
+    own is (Re a, Re a) and other (-Im a, Im a), (D, N, 1) each: two operations, none complex.
+    """
+
+    def __init__(self, own: Tensor, other: Tensor) -> None:
+        self.own, self.other = own, other
 
     def __call__(self, columns: Tensor) -> Tensor:
-        real, imag = columns.chunk(2, dim=1)
-        re, im = self.a.real[..., None], self.a.imag[..., None]
-        return torch.cat((re * real - im * imag, im * real + re * imag), dim=1)
+        return torch.addcmul(
+            self.own * columns, self.other, columns.roll(columns.shape[1] // 2, dims=1)
+        )
 
     def squared(self) -> Transition:
-        return Diagonal(self.a * self.a)
+        return Diagonal(self.own.square() - self.other.square(), 2 * self.own * self.other)
 
     def transposed(self) -> Transition:
-        return Diagonal(self.a.conj())
+        return Diagonal(self.own, -self.other)
+
+
+def stacked(z: Tensor) -> Tensor:
+    """Complex (D, N / 2) as real (D, N)."""
+    return torch.cat((z.real, z.imag), dim=1)
+
+
+def diagonal(a: Tensor) -> Transition:
+    """Multiplication with complex a (D, N / 2)."""
+    own, other = torch.cat((a.real, a.real), dim=1), torch.cat((-a.imag, a.imag), dim=1)
+    return Diagonal(own[..., None], other[..., None])
 
 
 class Dense:
@@ -145,9 +159,9 @@ def mixed(dim: int, mix: str) -> nn.Sequential:
 
 
 class StateSpace(nn.Module):
-    """One system for every channel, with its skip D: y (B, T, D), state (B, D, N).
+    """One system for every channel, with its skip D: x and y (.., T, D), state (.., D, N).
 
-    A subclass has the parameters of A, B and C, and discretises them.
+    A subclass has the parameters of A and B, and discretises them. C is complex normal at birth.
     """
 
     def __init__(self, block: str, channels: int, state: int, step: str) -> None:
@@ -156,11 +170,17 @@ class StateSpace(nn.Module):
         if state % 2:
             raise ValueError(f"{block}: state must be even (conjugate pairs), got {state}")
         self.log_step = nn.Parameter(log_step(channels if step == "channel" else 1))
+        self.C = nn.Parameter(torch.randn(channels, state // 2, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.randn(channels))
 
     @abstractmethod
     def discretised(self, dtype: torch.dtype) -> tuple[Transition, Tensor, Tensor]:
         """A, B (D, N) and C (D, N), computed in a real dtype of at least float32."""
+
+    def reading(self, dtype: torch.dtype) -> Tensor:
+        """C as real (D, N): 2 Re(C h) is real part by real part, less imaginary by imaginary."""
+        real, imag = (2 * self.C.to(dtype)).unbind(-1)
+        return torch.cat((real, -imag), dim=1)
 
     def kernel(self, T: int) -> Tensor:
         """K_t = C A^t B for t < T, (D, T)."""
@@ -170,11 +190,12 @@ class StateSpace(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with without_autocast(x):
-            dtype, T = accumulation_dtype(x), x.shape[1]
+            (*batch, T, _), dtype = x.shape, accumulation_dtype(x)
             A, B, C = self.discretised(dtype)
-            inputs, starts = x.to(dtype), B[..., None]
+            inputs, starts = x.to(dtype).flatten(0, -3), B[..., None]
             if state is not None:
-                starts = torch.cat((starts, A(state.to(dtype).permute(1, 2, 0))), dim=2)
+                past = A(state.to(dtype).flatten(0, -3).permute(1, 2, 0))
+                starts = torch.cat((starts, past), dim=2)
             powers = Powers(A)
             seen, columns = left_alone(powers, C, starts, T)
             kernel = seen[..., 0]
@@ -182,4 +203,5 @@ class StateSpace(nn.Module):
             if state is not None:
                 y = y + seen[..., 1:].permute(2, 1, 0)
             y = (y + self.D.to(dtype) * inputs).to(x.dtype)
-            return y, final_state(powers, columns, inputs).permute(2, 0, 1).contiguous()
+            h = final_state(powers, columns, inputs).permute(2, 0, 1).contiguous()
+            return y.unflatten(0, batch), h.unflatten(0, batch)

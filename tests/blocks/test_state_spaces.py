@@ -154,6 +154,15 @@ def test_half_precision_is_summed_in_float32(build, rule: str) -> None:
     assert y.isfinite().all() and state.dtype == torch.float32
 
 
+@each_system
+def test_powers_and_transposes(build, rule: str) -> None:
+    A, _, _ = double(build()).ssm.discretised(torch.float64)
+    matrix = A(EYE.expand(DIM, N, N))
+    close(A.transposed()(EYE.expand(DIM, N, N)), matrix.mT)
+    close(A.squared()(EYE.expand(DIM, N, N)), matrix @ matrix)
+    close(A.squared().transposed()(EYE.expand(DIM, N, N)), (matrix @ matrix).mT)
+
+
 def test_a_decode_step_costs_the_recurrence() -> None:
     """As many products whatever came before: those with B, with C, and of the mixing."""
     for name in ("s4", "s4d"):
@@ -163,6 +172,7 @@ def test_a_decode_step_costs_the_recurrence() -> None:
         with FlopCounterMode(display=False) as counter:
             block(x[:, :1], state)
         ours = 2 * DIM * N * (1 + B) + 2 * DIM * N * B
+        ours += 4 * DIM * N * (1 + B) * (name == "s4")  # what A has beside its diagonal
         assert counter.get_total_flops() == ours + 2 * B * DIM * 2 * DIM
 
 
