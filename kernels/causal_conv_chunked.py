@@ -1,51 +1,61 @@
 """causal_conv as W shifted multiply-adds over a tile of steps, on any device PyTorch has.
 
 On (B, T, D) that moves less memory than a convolution, which wants (B, D, T). A tile is small
-enough to be in a cache still for the next of its passes; its past are the inputs before it. Weights
-are used as (W, D): a row runs along the channels, as the inputs do.
+enough to be in a cache still for the next of its passes. It reads its neighbours' steps where they
+lie, W - 1 before its own and, for the gradient to x, W - 1 behind; only what the first tile reads
+before its own is not in x. Weights are used as (W, D): a row runs along the channels, as the inputs
+do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .interface import NAMESPACE, accumulation_dtype, register_flops
 
-TILE = 1 << 19  # numbers, 2 MiB of float32; below it dispatch costs more than the cache saves
+TILE = 1 << 18  # numbers, a MiB of float32: below it dispatch costs more than the cache saves
+GPU_TILE = 1 << 22
+
+Rows = tuple[Tensor, ...]
 
 
-def _rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(D, W) -> (W, D), the present step's first."""
-    return weight.to(dtype).mT.flip(0).contiguous()
+def _rows(weight: Tensor, dtype: torch.dtype) -> Rows:
+    """(D, W) -> W times (D,), the present step's first."""
+    return weight.to(dtype).mT.contiguous().unbind()[::-1]
 
 
-def _reads(T: int, W: int) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """What i steps back means, i < W: (steps of y, of x), and (steps of y, of the past)."""
-    inputs = [(slice(i, T), slice(0, max(T - i, 0))) for i in range(W)]
-    pasts = [(slice(0, min(i, T)), slice(W - 1 - i, W - 1 - i + min(i, T))) for i in range(W)]
-    return list(zip(range(W), inputs, pasts, strict=True))
-
-
-def _tiles(x: Tensor, past: Tensor | None, W: int) -> Iterator[tuple[slice, Tensor | None]]:
-    """Steps in order, and the W - 1 inputs before them; None where these are zeros."""
+def _tiles(x: Tensor, W: int) -> Iterator[tuple[slice, slice, slice]]:
+    """A tile's steps, those with the W - 1 before them, those with the W - 1 behind them."""
     B, T, D = x.shape
-    steps = max(W, TILE // (B * D))
+    steps = max(W, (TILE if x.is_cpu else GPU_TILE) // (B * D))
     for start in range(0, T, steps):
-        yield slice(start, min(start + steps, T)), x[:, start - W + 1 : start] if start else past
+        stop = min(start + steps, T)
+        yield slice(start, stop), slice(max(0, start - W + 1), stop), slice(start, stop + W - 1)
 
 
-def _filter(x: Tensor, past: Tensor | None, rows: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
+def _reads(steps: int, read: int, W: int) -> Iterator[tuple[int, slice, slice]]:
+    """What i steps back means, i < W, to a tile of so many steps that reads so many: of both."""
+    for i in range(W):
+        missing = min(steps, max(0, i - (read - steps)))  # of the first tile
+        yield i, slice(missing, steps), slice(read - steps - i + missing, read - i)
+
+
+def _early(T: int, W: int) -> list[tuple[int, slice, slice]]:
+    """What i steps back means to the first steps, 0 < i < W: steps of y, of the past."""
+    return [(i, slice(min(i, T)), slice(W - 1 - i, W - 1 - i + min(i, T))) for i in range(1, W)]
+
+
+def _filter(x: Tensor, rows: Rows, bias: Tensor | None, y: Tensor) -> None:
     """The sum before the activation, into y; all but bias are of the dtype it is summed in."""
-    if bias is None:
-        torch.mul(x, rows[0], out=y)
-    else:
-        torch.addcmul(bias.to(x.dtype), x, rows[0], out=y)
-    for i, (to, of), (early, of_past) in _reads(x.shape[1], len(rows))[1:]:
-        y[:, to].addcmul_(x[:, of], rows[i])
-        if past is not None:
-            y[:, early].addcmul_(past[:, of_past], rows[i])
-    return y
+    for i, to, of in _reads(y.shape[1], x.shape[1], len(rows)):
+        if i:
+            y[:, to].addcmul_(x[:, of], rows[i])
+        elif bias is None:
+            torch.mul(x[:, of], rows[0], out=y)
+        else:
+            torch.addcmul(bias.to(x.dtype), x[:, of], rows[0], out=y)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked", mutates_args=())
@@ -59,20 +69,40 @@ def causal_conv_chunked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Y, the last W - 1 inputs, and the sums before an activation if they are to be kept."""
     (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
-    past = None if initial_state is None else initial_state.to(dtype).mT
     rows, y = _rows(weight, dtype), x.new_empty(x.shape, dtype=dtype)
     sums = torch.empty_like(y) if keep and activation == "silu" else y.new_empty(0)
-    for span, before in _tiles(x, past, W):
-        before = None if before is None else before.to(dtype)
+    for span, since, _ in _tiles(x, W):
         Y = sums[:, span] if sums.numel() else y[:, span]
-        _filter(x[:, span].to(dtype), before, rows, bias, Y)
+        _filter(x[:, since].to(dtype), rows, bias, Y)
+        if initial_state is not None and not span.start:
+            for i, early, of_past in _early(Y.shape[1], W):
+                Y[:, early].addcmul_(initial_state.to(dtype).mT[:, of_past], rows[i])
         if activation == "silu":
             torch.ops.aten.silu.out(Y, out=y[:, span])
-    last, kept = x.new_zeros(x.shape[0], x.shape[2], W - 1), min(T, W - 1)
-    last[:, :, W - 1 - kept :] = x[:, T - kept :].mT
-    if initial_state is not None:
-        last[:, :, : W - 1 - kept] = initial_state[:, :, kept:]
+    last = x[:, max(0, T - W + 1) :].mT.clone(memory_format=torch.contiguous_format)
+    if T < W - 1:
+        before = x.new_zeros(*last.shape[:2], W - 1) if initial_state is None else initial_state
+        last = torch.cat((before[:, :, T:].to(x.dtype), last), 2)
     return y.to(x.dtype), last, sums
+
+
+def _tile_backward(
+    g: Tensor, x: Tensor, rows: Rows, dx: Tensor, dots: Sequence[Tensor], room: Tensor
+) -> None:
+    """Gradients to a tile's inputs, into dx, and to the rows, and a bias if any, into dots.
+
+    g is that to the sums, of the W - 1 steps behind too. The products with x are formed in room.
+    The two loops read different things: one after the other they fit a cache, as one they do not.
+    """
+    steps, behind, W = dx.shape[1], g.shape[1], len(rows)
+    torch.mul(g[:, :steps], rows[0], out=dx)
+    for i in range(1, min(W, behind)):
+        dx[:, : behind - i].addcmul_(g[:, i : steps + i], rows[i])
+    for i, to, of in _reads(steps, x.shape[1], W):
+        product = room[: dx[:, to].numel()].view_as(dx[:, to])
+        torch.sum(torch.mul(g[:, to], x[:, of], out=product), (0, 1), out=dots[i])
+    if len(dots) > W:
+        torch.sum(g[:, :steps], (0, 1), out=dots[W])
 
 
 @torch.library.custom_op(f"{NAMESPACE}::causal_conv_chunked_backward", mutates_args=())
@@ -85,34 +115,27 @@ def _causal_conv_backward(
     bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients to x, weight, bias (empty without one) and the initial state."""
+    """Gradients to x, weight, bias and the initial state; the last two are empty without one."""
     (T, W), dtype = (x.shape[1], weight.shape[1]), accumulation_dtype(x)
     rows, dx = _rows(weight, dtype), x.new_empty(x.shape, dtype=dtype)
-    past = None if initial_state is None else initial_state.to(dtype).mT
-    d_past, d_rows = dx.new_zeros(len(x), W - 1, x.shape[2]), torch.zeros_like(rows)
-    d_bias = x.new_empty(0) if bias is None else torch.zeros_like(rows[0])
-    for span, before in _tiles(x, past, W):
-        before = None if before is None else before.to(dtype)
-        X, g = x[:, span].to(dtype), dy[:, span].to(dtype)
+    tiles, g = list(_tiles(x, W)), dx
+    dots = dx.new_empty(len(tiles), W + (bias is not None), x.shape[2])
+    room = dx.new_empty(dx[:, tiles[0][0]].numel() if tiles else 0)
+    for (span, since, until), dots_of in zip(tiles[::-1], dots.unbind(), strict=True):
+        g = dy[:, until].to(dtype)
         if sums.numel():
-            g = torch.ops.aten.silu_backward(g, sums[:, span])
-        d_now = torch.mul(g, rows[0], out=dx[:, span])
-        d_before = dx[:, span.start - W + 1 : span.start] if span.start else d_past
-        for i, (to, of), (early, of_past) in _reads(X.shape[1], W):
-            if i:
-                d_now[:, of].addcmul_(g[:, to], rows[i])
-            d_rows[i] += (g[:, to] * X[:, of]).sum((0, 1))
-            if before is not None:
-                d_before[:, of_past].addcmul_(g[:, early], rows[i])
-                d_rows[i] += (g[:, early] * before[:, of_past]).sum((0, 1))
-        if bias is not None:
-            d_bias += g.sum((0, 1))
-    kept = min(T, W - 1)  # of the final state, what came with x; the rest was in the past
-    d_past[:, kept:] += dstate[:, :, : W - 1 - kept].mT
-    dx[:, T - kept :] += dstate[:, :, W - 1 - kept :].mT
-    d_weight = d_rows.flip(0).mT.to(weight.dtype, memory_format=torch.contiguous_format)
-    d_bias = d_bias if bias is None else d_bias.to(bias.dtype)
-    return dx.to(x.dtype), d_weight, d_bias, d_past.mT.contiguous()
+            g = torch.ops.aten.silu_backward(g, sums[:, until])
+        _tile_backward(g, x[:, since].to(dtype), rows, dx[:, span], dots_of.unbind(), room)
+    dots, d_past, kept = dots.sum(0), dx.new_empty(0), min(T, W - 1)
+    dx[:, T - kept :].add_(dstate[:, :, W - 1 - kept :].mT)
+    if initial_state is not None:
+        d_past = F.pad(dstate[:, :, : W - 1 - kept].to(dtype), (kept, 0))
+        for i, early, of_past in _early(T, W):  # g is of the first steps
+            d_past.mT[:, of_past].addcmul_(g[:, early], rows[i])
+            dots[i] += (g[:, early] * initial_state.to(dtype).mT[:, of_past]).sum((0, 1))
+    d_weight = dots[:W].flip(0).mT.to(weight.dtype, memory_format=torch.contiguous_format)
+    d_bias = x.new_empty(0) if bias is None else dots[W].to(bias.dtype, copy=True)
+    return dx.to(x.dtype), d_weight, d_bias, d_past
 
 
 @causal_conv_chunked.register_fake
@@ -125,7 +148,9 @@ def _(x, weight, bias, activation, initial_state, keep):
 @_causal_conv_backward.register_fake
 def _(dy, dstate, sums, x, weight, bias, initial_state):
     d_bias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    d_initial = dstate.new_empty(dstate.shape, dtype=accumulation_dtype(x))
+    d_initial = x.new_empty(
+        0 if initial_state is None else dstate.shape, dtype=accumulation_dtype(x)
+    )
     return x.new_empty(x.shape), weight.new_empty(weight.shape), d_bias, d_initial
 
 

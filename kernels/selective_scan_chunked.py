@@ -8,8 +8,8 @@ rows. The backward pass takes the blocks from last to first, does each block's s
 state it began with, and then the same recurrence backwards in time.
 
 Memory: a tensor of (B, T, D, N) never exists. Kept for the backward pass are the inputs and the
-state before each block. All blocks share their buffers, and so the views of single steps, each of
-which takes as long to make as a step to run.
+state before each block. All blocks share their buffers, and so the views of them, each of which
+takes as long to make as a step to run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,10 +65,19 @@ def _cut(z: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
     return z.to(dtype).transpose(0, 1).reshape(blocks, -1, z.shape[2]).contiguous()
 
 
+def _room(out: Tensor, like: Tensor) -> Tensor:
+    """Where the blocks of out are written: out itself, if it lies as they do."""
+    shape = *like.shape[:2], out.shape[2]
+    if len(out) == 1 and out.shape[1] == shape[0] * shape[1] and out.dtype == like.dtype:
+        return out.view(shape)
+    return like.new_empty(shape)
+
+
 def _join(z: Tensor, out: Tensor) -> None:
-    """Undoes _cut, into out."""
+    """Undoes _cut, into out, unless z is already there."""
     batch, T, X = out.shape
-    out.copy_(z.view(-1, batch, X)[:T].transpose(0, 1))
+    if z.data_ptr() != out.data_ptr():
+        out.copy_(z.view(-1, batch, X)[:T].transpose(0, 1))
 
 
 def _transposed(z: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,7 +130,7 @@ def selective_scan_chunked(
         A = A.to(dtype).mT.contiguous()
         for rows in _tiles(starts):
             X, S, Bs, Cs = (_cut(z[rows], len(starts), dtype) for z in (x, delta, B, C))
-            Y = torch.empty_like(X)
+            Y = _room(y[rows], X)
             _forward((A, S, S * X, Bs, Cs), base, starts[:, rows], states[rows], Y)
             if D is not None:
                 Y.addcmul_(D.to(dtype), X)
@@ -170,7 +179,8 @@ def _selective_scan_backward(
         dA, dD = torch.zeros_like(rate), rate.new_zeros(0 if D is None else len(D))
         for rows in _tiles(starts):
             X, S, Bs, Cs, dY = (_cut(z[rows], len(starts), dtype) for z in (x, delta, B, C, dy))
-            d_drive, dS, dBs, dCs = grads = [torch.empty_like(z) for z in (X, S, Bs, Cs)]
+            outs = [z[rows] for z in (dx, ddelta, dB, dC)]
+            d_drive, dS, dBs, dCs = grads = [_room(out, X) for out in outs]
             inputs = (rate, starts[:, rows], S, S * X, Bs, Cs, dY)
             _backward(inputs, base, d_states[rows], dA, grads)
             dS.addcmul_(X, d_drive)
@@ -178,8 +188,8 @@ def _selective_scan_backward(
             if D is not None:
                 dX.addcmul_(D.to(dtype), dY)
                 dD += (X * dY).sum((0, 1))
-            for dz, out in ((dX, dx), (dS, ddelta), (dBs, dB), (dCs, dC)):
-                _join(dz, out[rows])
+            for dz, out in zip((dX, dS, dBs, dCs), outs, strict=True):
+                _join(dz, out)
         dD = x.new_empty(0) if D is None else dD.to(D.dtype)
         return dx, ddelta, _transposed(dA, A.dtype), dB, dC, dD, _transposed(d_states, dtype)
 
@@ -198,30 +208,35 @@ def _backward(
     # One step more than a block has: h of the step before it, decay and dh of the one behind.
     hs, decays, dhs = buffers = end.new_empty(3, S.shape[1] + rows, *A.shape)
     before, h, decay, dh = hs[:-rows], hs[rows:], decays[:-rows], dhs[:-rows]
+    columns_h, columns_dh = h.mT, dh.mT
     hs, decays, dhs = (z.split(rows) for z in buffers)
+    up = hs[:-1], decays[:-1], hs[1:]
+    down = dhs[:0:-1], decays[:0:-1], dhs[-2::-1]
     decays[-1].fill_(1)
     dhs[-1].copy_(end)
+    dAs = A.new_empty(len(starts), *A.shape)
     blocks = (
         *(starts, _row(S), _row(drive), _column(B), _row(B), _column(C), _row(dY)),
-        *(_row(d_drive), dS, _row(dB), _row(dC)),
+        *(_row(d_drive), dS, _row(dB), _row(dC), dAs),
     )
-    for start, S_c, drive_c, B_c, rows_B, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c in zip(
+    for start, S_c, drive_c, B_c, rows_B, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c, dA_c in zip(
         *(z.unbind()[::-1] for z in blocks), strict=True
     ):
         hs[0].copy_(start)
         exp_(torch.mul(S_c, A, out=decay))
         torch.mul(drive_c, B_c, out=h)
-        _run(hs[:-1], decays[:-1], hs[1:])
-        torch.bmm(dY_c, h.mT, out=dC_c)
+        _run(*up)
+        torch.bmm(dY_c, columns_h, out=dC_c)
         torch.mul(dY_c, C_c, out=dh)
-        _run(dhs[:0:-1], decays[:0:-1], dhs[-2::-1])
-        torch.bmm(drive_c, dh.mT, out=dB_c)
+        _run(*down)
+        torch.bmm(drive_c, columns_dh, out=dB_c)
         torch.bmm(rows_B, dh, out=d_drive_c)
         u = decay.mul_(dh)
         dhs[-1].copy_(decays[0])
         u.mul_(before)
         torch.sum(torch.mul(u, rate, out=dh), 1, out=dS_c)
-        dA += torch.mul(u, S_c, out=h).sum(0)
+        torch.sum(torch.mul(u, S_c, out=h), 0, out=dA_c)
+    dA += dAs.sum(0)
     end.copy_(dhs[-1])
 
 

@@ -1,5 +1,6 @@
 """causal_conv: values and every gradient against the step loop and torch's own convolution."""
 
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +34,14 @@ def case(T, W, B=2, D=5) -> dict[str, Any]:
 @pytest.mark.parametrize("T", [1, 2, 3, 65])
 def test_chunked_is_the_reference(agree, T, W, activation, dtype):
     agree(causal_conv, case(T, W), dtype, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("W", WIDTHS)
+@pytest.mark.parametrize("numbers", [1, 60])
+def test_the_size_of_a_tile_changes_nothing(monkeypatch, agree, numbers, W, activation):
+    monkeypatch.setattr(sys.modules["archsearch.kernels.causal_conv_chunked"], "TILE", numbers)
+    agree(causal_conv, case(23, W), torch.float64, activation=activation)
 
 
 @pytest.mark.parametrize("absent", [["bias"], ["initial_state"], ["bias", "initial_state"]])
