@@ -188,7 +188,10 @@ def batch_rows(case: Case) -> None:
 
 
 def causality(case: Case) -> None:
-    """y[:, :t] does not change when x[:, t:] does; it does in a block that is not `causal`."""
+    """y[:, :t] does not change when x[:, t:] does.
+
+    In a block that says it is not causal it does.
+    """
     block, x = case.block(), case.noise()
     y, _ = block(x)
     if not block.causal:

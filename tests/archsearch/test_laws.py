@@ -199,10 +199,7 @@ def test_a_broken_law_is_told_with_its_smallest_case() -> None:
     assert (case.dim, case.batch, case.length, case.cuts, case.seed) == (2, 1, 2, [1], 0)
     told = str(broken)
     assert told.startswith("causality: outputs before token 1, of inputs that differ from there on")
-    assert (
-        "law   y[:, :t] does not change when x[:, t:] does; it does in a block that is not `causal`."
-        in told
-    )
+    assert "law   y[:, :t] does not change when x[:, t:] does." in told
     assert "case  LooksAhead, dim 2, batch 1, length 2, splits [1], float64, seed 0" in told
     assert " at [0, 0, " in told
     assert smallest("causality", Total) is None

@@ -99,7 +99,7 @@ def test_unknown_options_of_it_are_told_as_of_ours(home: Path) -> None:
         ("[lib/scale.py, other/scale.py]", r"spec.yaml:2:24: blocks\[1\]: a second scale.py"),
         ("[3]", r"spec.yaml:2:10: blocks\[0\]: got 3; must be a valid string"),
         ("lib/scale.py", r"spec.yaml:2:9: blocks: got 'lib/scale.py'; must be a valid list"),
-        ("[]", r"unknown type 'scale'; allowed: attention, delta_net"),
+        ("[]", r"unknown type 'scale'; allowed: attention, bidir"),
     ],
 )
 def test_mistakes_under_blocks(home: Path, text: str, message: str) -> None:
