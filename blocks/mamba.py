@@ -43,7 +43,7 @@ class Mamba(Mixer, name="mamba"):
         conv: width of the causal convolution before the scan; 0 is none.
         discretisation: euler is the paper's, zero-order hold for A and Euler for B. Under zoh and
             bilinear every state has a write strength of its own, and training keeps 8 and 14
-            tensors (B, T, D_in, N), where euler keeps none, and takes 4 to 8 times as long.
+            tensors (B, T, D_in, N), where euler keeps none, and takes 6 to 8 times as long.
     """
 
     def __init__(
