@@ -120,6 +120,8 @@ class SelectiveDecay(Decay, name="selective"):
     Args:
         per: one decay per head, or one per key channel.
         half_life: tokens, of the first decay at birth, doubling to the next; null is RetNet's.
+        spread: every head its own range: at birth its channels' half-lives go from the head's to
+            `spread` times that, evenly in the logarithm; per channel only.
         groups: different decays, each shared by heads that lie together; null is one per head.
         write: factor s_t on the key; tied is 1 - alpha_t.
         reset: a second gate r_t, open at birth, that can wipe a head's state in one step.
@@ -133,6 +135,7 @@ class SelectiveDecay(Decay, name="selective"):
         *,
         per: Literal["head", "channel"] = "head",
         half_life: float | None = None,
+        spread: float = 1.0,
         groups: int | None = None,
         write: Literal["none", "sigmoid", "softplus", "tied"] = "none",
         reset: bool = False,
@@ -140,12 +143,17 @@ class SelectiveDecay(Decay, name="selective"):
         super().__init__()
         self.heads, self.width, self.write_gate = heads, 1 if per == "head" else width, write
         groups, self.share = decays_of("selective decay", heads, groups)
-        rate = -ladder("selective decay", groups, half_life)
+        if spread < 1 or (spread > 1 and per == "head"):
+            raise ValueError(
+                f"selective decay: spread must be at least 1, and is of channels; got {spread} per "
+                f"{per}: set per: channel, or leave it at 1"
+            )
+        shorter = spread ** -torch.linspace(0.0, 1.0, self.width)
+        rate = -ladder("selective decay", groups, half_life)[:, None] * shorter
         self.a = nn.Parameter(torch.zeros(groups))
         self.select = nn.Linear(dim, groups * self.width)
         nn.init.zeros_(self.select.weight)
-        bias = torch.expm1(rate).log()  # softplus^-1
-        self.select.bias = nn.Parameter(bias.repeat_interleave(self.width))
+        self.select.bias = nn.Parameter(torch.expm1(rate).log().flatten())  # softplus^-1
         if write in ("sigmoid", "softplus"):
             self.write = nn.Linear(dim, heads * self.width)
         if reset:

@@ -53,6 +53,18 @@ def test_retnet_decays_and_half_lives() -> None:
     torch.testing.assert_close(spaced[[0, 3]], torch.tensor([1 - 1 / 32, 1 - 1 / 512]))
 
 
+def test_every_head_may_have_a_range_of_half_lives() -> None:
+    decay = SelectiveDecay(8, 3, 4, per="channel", half_life=10.0, spread=8.0)
+    log_decay, _ = decay(torch.zeros(1, 1, 8))
+    half_lives = torch.tensor([[10.0], [20.0], [40.0]]) * 8 ** torch.linspace(0, 1, 4)
+    torch.testing.assert_close((log_decay[0, 0] * half_lives).exp(), torch.full((3, 4), 0.5))
+    for options in ({"spread": 2.0}, {"spread": 0.5, "per": "channel"}):
+        with pytest.raises(
+            ValueError, match="selective decay: spread must be at least 1, and is of"
+        ):
+            SelectiveDecay(8, 2, 4, **options)
+
+
 def test_write_and_reset_gates() -> None:
     x = torch.randn(2, 5, 8)
     log_decay, write = SelectiveDecay(8, 2, 4, write="tied", per="channel")(x)
