@@ -3,6 +3,7 @@
 import bisect
 import inspect
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def test_every_head_may_have_a_range_of_half_lives() -> None:
     log_decay, _ = decay(torch.zeros(1, 1, 8))
     half_lives = torch.tensor([[10.0], [20.0], [40.0]]) * 8 ** torch.linspace(0, 1, 4)
     torch.testing.assert_close((log_decay[0, 0] * half_lives).exp(), torch.full((3, 4), 0.5))
-    for options in ({"spread": 2.0}, {"spread": 0.5, "per": "channel"}):
+    refused: list[dict[str, Any]] = [{"spread": 2.0}, {"spread": 0.5, "per": "channel"}]
+    for options in refused:
         with pytest.raises(
             ValueError, match="selective decay: spread must be at least 1, and is of"
         ):
