@@ -314,5 +314,5 @@ def test_every_reference_comes_in_every_size(name: str, size: Size) -> None:
     for planned in spec.plan():
         assert isinstance(planned.layer, Branches)
         for mixer in planned.layer.branches:
-            assert mixer.options().get("heads", SIZES[size].heads) == SIZES[size].heads
+            assert mixer.options().get("heads") in (None, SIZES[size].heads)  # H3 has one a channel
     build_meta(spec, vocab=256)
