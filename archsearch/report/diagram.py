@@ -31,6 +31,7 @@ from archsearch.topologies import is_chain
 COLUMN, ROW = 200, 66  # pixels
 WIDTH, HEIGHT = 0.84, 0.76  # of a box
 PALETTE = ("#2f86c6", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1")
+BYPASS = -0.46  # where what a stretch at a lower rate leaves alone passes it
 TRUNK = ("embed", "add", "head", "pool", "unpool")
 TEXT_WIDTH = 26  # characters that fit a box
 
@@ -58,7 +59,7 @@ def architecture(spec: ModelSpec) -> go.Figure:
     right, bottom = max(b.x for b in boxes.values()) + 0.46, max(b.y for b in boxes.values()) + 0.6
     bands, titles = _layers(boxes, [count for _, count in runs], right)
     figure = styled(
-        go.Figure([*(_edge(boxes, graph, *ends) for ends in graph.edges), _labels(boxes, graph)]),
+        go.Figure([*_edges(boxes, graph), _labels(boxes, graph)]),
         round(ROW * (bottom + 0.6)),
         width=round(COLUMN * (right + 1)),
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
@@ -129,12 +130,20 @@ def _layers(
     return bands, titles
 
 
+def _edges(boxes: dict[str, Box], graph: nx.DiGraph) -> list[go.Scatter]:
+    """All but the second of a stretch's two inputs, which its output takes off again."""
+    return [_edge(boxes, graph, a, b) for a, b, role in graph.edges(data="role") if role != "u"]
+
+
 def _edge(boxes: dict[str, Box], graph: nx.DiGraph, source: str, target: str) -> go.Scatter:
     """An arrow: straight in a row or down the stream, with a corner where it leaves or rejoins."""
     a, b = boxes[source], boxes[target]
     aside = graph.nodes[target]["op"] == "merge" and graph.edges[source, target]["role"] == "x"
     line: dict[str, Any] = {"color": LINE, "width": 1.5, "dash": "dot" if aside else "solid"}
-    if a.x == b.x:
+    if graph.nodes[target]["op"] == "unpool" and graph.edges[source, target]["role"] != "h":
+        below, left = a.y + a.half_height, b.x - b.half_width
+        points = [(0, below), (BYPASS, below + 0.1), (BYPASS, b.y), (left, b.y)]
+    elif a.x == b.x:
         points = [(a.x, a.y + a.half_height), (b.x, b.y - b.half_height)]
         line["width"] = 3
     elif a.x == 0:
@@ -179,7 +188,7 @@ def _labels(boxes: dict[str, Box], graph: nx.DiGraph) -> go.Scatter:
         x=[box.x for box in boxes.values()],
         y=[box.y for box in boxes.values()],
         mode="markers+text",
-        text=[_label(op, part) for _, op, part in nodes],
+        text=[_label(op, part, graph.nodes[name]["sizes"]) for name, op, part in nodes],
         textfont={"size": 11},
         marker={"size": 40, "opacity": 0},
         hovertext=[_details(name, part) for name, _, part in nodes],
@@ -192,10 +201,10 @@ def _faint(colour: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.16)"
 
 
-def _label(op: str, part: PartSpec | None) -> str:
+def _label(op: str, part: PartSpec | None, sizes: tuple[int, ...]) -> str:
     """The type, and in at most two lines the options that are on, first ones first."""
     if part is None:
-        return "+" if op == "add" else f"<b>{op}</b>"
+        return "+" if op == "add" else f"<b>{' '.join([op, *map(str, sizes)])}</b>"
     if op == "norm":
         return f"<b>{escape(part.type)}</b>"
     told = ", ".join(

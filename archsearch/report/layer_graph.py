@@ -25,8 +25,11 @@ def layer_graph(plan: list[Planned]) -> go.Figure:
         for lane, node in enumerate(sorted(row))
     }
     right, bottom = max(x for x, _ in at.values()), max(y for _, y in at.values())
+    far = [(a, b) for a, b in graph.edges if at[b][1] - at[a][1] > 1]
+    aside = {ends: right + WIDTH / 2 + 0.06 * (i + 1) for i, ends in enumerate(far)}
+    edges = [_edge(at[a], at[b], aside.get((a, b))) for a, b in graph.edges]
     figure = styled(
-        go.Figure([*(_edge(at[a], at[b], right) for a, b in graph.edges), _labels(at, plan)]),
+        go.Figure([*edges, _labels(at, plan)]),
         round(ROW * (bottom + 1)),
         width=round(COLUMN * (2 * right + 2)),
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
@@ -37,12 +40,11 @@ def layer_graph(plan: list[Planned]) -> go.Figure:
     return figure.update_yaxes(visible=False, range=[bottom + 0.5, -0.5], fixedrange=True)
 
 
-def _edge(a: tuple[float, float], b: tuple[float, float], right: float) -> go.Scatter:
-    """An arrow to the next row, or one that passes the rows between on the right."""
+def _edge(a: tuple[float, float], b: tuple[float, float], aside: float | None) -> go.Scatter:
+    """An arrow to the next row, or one that passes the rows between at x = aside."""
     (ax, ay), (bx, by) = (a[0], a[1] + HEIGHT / 2), (b[0], b[1] - HEIGHT / 2)
     points = [(ax, ay), (bx, by)]
-    if b[1] - a[1] > 1:
-        aside = right + WIDTH / 2 + 0.2
+    if aside is not None:
         points = [(ax, ay), (aside, ay + 0.2), (aside, by - 0.2), (bx, by)]
     at_end = [0] * (len(points) - 1) + [1]
     head = {"symbol": "triangle-up", "angleref": "previous", "color": LINE}

@@ -375,6 +375,17 @@ def test_the_diagram_overlaps_nowhere_and_runs_down(layers, branches):
         assert (b.x > a.x) or (b.x == 0 and b.y > a.y)
 
 
+def test_every_fusion_is_drawn(fusion):
+    """With all that it is made of, and what a layer at a lower rate is pooled by."""
+    data = architecture(fusion).to_dict()["data"]
+    text = " ".join(label for trace in data for label in trace.get("text", []))
+    for data in lower(fusion).nodes.values():
+        if data["op"] == "mixer":
+            assert data["part"].type in text
+        if data["op"] == "pool":
+            assert f"pool {data['sizes'][0]}" in text
+
+
 def test_the_diagram_draws_equal_layers_once():
     stages = {"low": {"mixer": "retention"}, "high": {"mixer": "attention"}}
     topology = {"type": "hierarchical", "stages": stages, "depth": {"low": 3, "high": 1}}
