@@ -47,6 +47,11 @@ class GLA(Gated, name="gla"):
         super().__init__()
         require_positive("gla", expand_k=expand_k, expand=expand)
         keys, values = round(expand_k * dim), expand * dim
+        if not keys:
+            raise ValueError(
+                f"gla: expand_k ({expand_k}) times dim ({dim}) is less than one key channel; raise "
+                "one of them"
+            )
         require_divisor("gla", "heads", heads, keys, "expand_k * dim")
         require_divisor("gla", "heads", heads, values, "expand * dim")
         self.heads, self.widths = heads, (keys, keys, values)

@@ -117,7 +117,7 @@ def test_laws_at_drawn_sizes(cls: type[Block]) -> None:
 @pytest.mark.slow
 @each_class
 def test_laws_at_many_drawn_sizes(cls: type[Block]) -> None:
-    every_law(cls, 100)
+    every_law(cls, 40)
 
 
 @pytest.mark.slow

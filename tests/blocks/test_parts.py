@@ -12,6 +12,7 @@ from archsearch.blocks import Merge, Mixer
 from archsearch.blocks.attention import Attention, alibi_slopes
 from archsearch.blocks.decay import FixedDecay, LearnedDecay, SelectiveDecay, retnet_decay
 from archsearch.blocks.gate import Gated, GateKind, NormKind
+from archsearch.blocks.gla import GLA
 from archsearch.blocks.mamba import Mamba
 from archsearch.blocks.merge import Concat, Gate, Route, Sum
 from archsearch.blocks.mlp import MLP
@@ -291,6 +292,7 @@ def test_merge_equations() -> None:
         (lambda: Mamba(8, state=0), r"mamba: state must be positive, got 0"),
         (lambda: ShortConv(8, width=0), r"short_conv: width must be from 1 to 8, got 0"),
         (lambda: ShortConv(8, width=9), r"short_conv: width must be from 1 to 8, got 9"),
+        (lambda: GLA(1, heads=1), r"gla: expand_k \(0.5\) times dim \(1\) is less than one key"),
         (lambda: SwiGLU(8, expand=-1.0), r"swiglu: expand must be positive, got -1"),
         (lambda: MLP(8, expand=0.0), r"mlp: expand must be positive, got 0"),
         (lambda: Route(8, 2, temperature=0.0), r"route: temperature must be positive, got 0"),
