@@ -13,7 +13,7 @@ hash.
 
 import hashlib
 import itertools
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import networkx as nx
 
@@ -22,20 +22,26 @@ from archsearch.blocks.short_conv import ShortConv
 from archsearch.catalogue import PartSpec, schema
 from archsearch.topologies import Branches, Division, Layer, Planned, is_chain
 
-if TYPE_CHECKING:
-    from archsearch.spec import ModelSpec
-
 STATEFUL = ("mixer", "pool", "unpool")
 """The ops that carry a state from one piece of a sequence to the next."""
 ROLES = {"unpool": ("x", "u", "h"), "merge": ("x",)}
 """Of the inputs whose place means something; of a merge the others are its branches."""
 
 
-def lower(spec: "ModelSpec", plan: list[Planned] | None = None) -> nx.DiGraph:
-    """The graph of a spec, or of another plan in its place; node names are the module names."""
-    graph = nx.DiGraph(dim=spec.dim, causal=spec.causal)
-    tops = [_node(graph, "embed", "embed", dim=spec.dim)]  # of the stream, after each layer
-    plan = spec.plan() if plan is None else plan
+@dataclass(frozen=True)
+class Around:
+    """What all layers have in common: their width, norm and channel mixer, if any."""
+
+    dim: int
+    norm: PartSpec
+    mlp: PartSpec | None
+    causal: bool
+
+
+def lower(plan: list[Planned], around: Around) -> nx.DiGraph:
+    """The graph of planned layers; node names are the module names."""
+    graph = nx.DiGraph(dim=around.dim, causal=around.causal)
+    tops = [_node(graph, "embed", "embed", dim=around.dim)]  # of the stream, after each layer
     for rate, run in itertools.groupby(enumerate(plan), key=lambda placed: placed[1].rate):
         layers = list(run)
         first = layers[0][0]
@@ -43,11 +49,11 @@ def lower(spec: "ModelSpec", plan: list[Planned] | None = None) -> nx.DiGraph:
         if rate > 1:
             tops[-1] = u = _node(graph, f"layer{first}_pool", "pool", None, x, sizes=(rate,))
         for i, planned in layers:
-            tops.append(_layer(graph, spec, i, planned, [tops[j + 1] for j in planned.reads]))
+            tops.append(_layer(graph, around, i, planned, [tops[j + 1] for j in planned.reads]))
         if rate > 1:
             name = f"layer{len(tops) - 2}_unpool"
             tops[-1] = _node(graph, name, "unpool", None, x, u, tops[-1], sizes=(rate,))
-    _node(graph, "norm", "norm", spec.norm, tops[-1])
+    _node(graph, "norm", "norm", around.norm, tops[-1])
     _node(graph, "head", "head", None, "norm")
     return graph
 
@@ -70,22 +76,20 @@ def _node(
     return name
 
 
-def _layer(
-    graph: nx.DiGraph, spec: "ModelSpec", i: int, planned: Planned, sources: list[str]
-) -> str:
+def _layer(graph: nx.DiGraph, around: Around, i: int, planned: Planned, sources: list[str]) -> str:
     """A residual layer: mixing, then channel mixing; gives the top of the stream."""
     name, top = f"layer{i}", sources[0]
     if len(sources) > 1:
         top = _node(graph, f"{name}_join", "join", planned.join, *sources)
-    x = _node(graph, f"{name}_norm", "norm", spec.norm, top)
+    x = _node(graph, f"{name}_norm", "norm", around.norm, top)
     if planned.conv:
         conv = schema(ShortConv).model_validate({"width": planned.conv})
         x = _node(graph, f"{name}_conv", "mixer", conv, x)
     top = _node(graph, f"{name}_add", "add", None, top, _mixing(graph, x, planned.layer, name))
-    if spec.mlp is None:
+    if around.mlp is None:
         return top
-    x = _node(graph, f"{name}_mlp_norm", "norm", spec.norm, top)
-    mlp = _node(graph, f"{name}_mlp", "mlp", spec.mlp, x)
+    x = _node(graph, f"{name}_mlp_norm", "norm", around.norm, top)
+    mlp = _node(graph, f"{name}_mlp", "mlp", around.mlp, x)
     return _node(graph, f"{name}_mlp_add", "add", None, top, mlp)
 
 
@@ -150,9 +154,8 @@ def canonical_hash(graph: nx.DiGraph) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def summarise(spec: "ModelSpec") -> str:
+def summarise(plan: list[Planned]) -> str:
     """One line that tells an architecture, equal neighbours counted: `3 x mamba, attention`."""
-    plan = spec.plan()
     if not is_chain(plan):
         return ", ".join(f"{i}: {tell(p)} of {_sources(p)}" for i, p in enumerate(plan))
     runs = [(name, len(list(run))) for name, run in itertools.groupby(plan, key=tell)]

@@ -97,7 +97,7 @@ class Model(nn.Module):
 
 def build(spec: ModelSpec, *, vocab: int) -> Model:
     """The module of a spec, weights drawn from torch's global generator."""
-    return Model(graph.lower(spec), vocab)
+    return Model(spec.graph(), vocab)
 
 
 def build_meta(spec: ModelSpec, *, vocab: int) -> Model:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import networkx as nx
 import pydantic
 import yaml
 
@@ -74,13 +75,18 @@ class ModelSpec(Frozen):
         widths = [self.conv[i * levels // self.layers] for i in range(self.layers)]
         return [replace(p, conv=width) for p, width in zip(plan, widths, strict=True)]
 
+    def graph(self, plan: list[Planned] | None = None) -> nx.DiGraph:
+        """The graph that is built; of other layers than its own plan where they are given."""
+        around = graph.Around(self.dim, self.norm, self.mlp, self.causal)
+        return graph.lower(self.plan() if plan is None else plan, around)
+
     def hash(self) -> str:
         """Equal for isomorphic architectures, however they were written."""
-        return graph.canonical_hash(graph.lower(self))
+        return graph.canonical_hash(self.graph())
 
     def summary(self) -> str:
         """One line that tells the architecture: `2 x (retention | mamba; gate), attention`."""
-        return graph.summarise(self)
+        return graph.summarise(self.plan())
 
     def to_yaml(self, name: str | None = None) -> str:
         """The spec file of this architecture, every default written out."""

@@ -22,7 +22,6 @@ import networkx as nx
 import plotly.graph_objects as go
 
 from archsearch.catalogue import PartSpec
-from archsearch.graph import lower
 from archsearch.report.figures import LINE, styled
 from archsearch.report.layer_graph import layer_graph
 from archsearch.spec import ModelSpec
@@ -54,7 +53,7 @@ def architecture(spec: ModelSpec) -> go.Figure:
     runs = [
         (p, len(list(run))) for p, run in itertools.groupby(plan, lambda p: replace(p, reads=()))
     ]
-    graph = lower(spec, [replace(p, reads=(i - 1,)) for i, (p, _) in enumerate(runs)])
+    graph = spec.graph([replace(p, reads=(i - 1,)) for i, (p, _) in enumerate(runs)])
     boxes = layout(graph)
     right, bottom = max(b.x for b in boxes.values()) + 0.46, max(b.y for b in boxes.values()) + 0.6
     bands, titles = _layers(boxes, [count for _, count in runs], right)

@@ -13,7 +13,7 @@ from archsearch import build, cost, reference
 from archsearch.baselines import DESIGNS
 from archsearch.budgets import BYTES, COUNT, Budgets, quantity
 from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
-from archsearch.graph import lower, period
+from archsearch.graph import period
 from archsearch.spec import ModelSpec
 
 D, LAYERS, V, B, T = 16, 2, 32, 2, 64
@@ -45,11 +45,11 @@ def check_costs(spec: ModelSpec) -> None:
             logits.sum().backward()
         leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
         with FlopCounterMode(display=False) as decode, torch.no_grad():
-            for _ in range(period(lower(spec))):  # a slow layer's work falls on one of these
+            for _ in range(period(spec.graph())):  # a slow layer's work falls on one of these
                 _, state = model(tokens[:, :1], state)
     assert traced.forward_flops == forward.get_total_flops()
     assert traced.train_flops == forward.get_total_flops() + backward.get_total_flops()
-    assert traced.decode_flops == round(decode.get_total_flops() / period(lower(spec)))
+    assert traced.decode_flops == round(decode.get_total_flops() / period(spec.graph()))
     assert traced.state_bytes == sum(leaf.nbytes for leaf in leaves)
 
 

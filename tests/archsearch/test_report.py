@@ -13,7 +13,6 @@ from plotly.offline import get_plotlyjs
 import archsearch
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
-from archsearch.graph import lower
 from archsearch.report import write_report
 from archsearch.report.diagram import architecture, layout
 from archsearch.report.figures import BYTES, COSTS
@@ -360,7 +359,7 @@ MIXERS = ["retention", "mamba", "attention"]
 def test_the_diagram_overlaps_nowhere_and_runs_down(layers, branches):
     topology = {"type": "parallel", "branches": MIXERS[:branches], "merge": "route"}
     spec = ModelSpec.model_validate({"dim": 8, "layers": layers, "topology": topology})
-    graph = lower(spec)
+    graph = spec.graph()
     boxes = layout(graph)
     assert set(boxes) == set(graph)
     ends = [
@@ -379,7 +378,7 @@ def test_every_fusion_is_drawn(fusion):
     """With all that it is made of, and what a layer at a lower rate is pooled by."""
     data = architecture(fusion).to_dict()["data"]
     text = " ".join(label for trace in data for label in trace.get("text", []))
-    for data in lower(fusion).nodes.values():
+    for data in fusion.graph().nodes.values():
         if data["op"] == "mixer":
             assert data["part"].type in text
         if data["op"] == "pool":
