@@ -21,9 +21,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from archsearch.blocks import Block, ChannelMixer, Mixer
+from archsearch.case import TOLERANCE, Case, Refused
 from archsearch.catalogue import family_of, options_of
 from archsearch.errors import UserError
-from archsearch.laws import LAWS, TOLERANCE, Case, LawBroken, Refused, hold, statement
+from archsearch.laws import LAWS, LawBroken, hold, statement
 from archsearch.listing import console
 from archsearch.plugins import load_file
 from archsearch.reading import nearest

@@ -26,9 +26,9 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.blocks import Block, ChannelMixer, Family, Merge, Mixer, Norm
+from archsearch.case import tensors
 from archsearch.catalogue import FAMILIES, argument_docs, family_of, options_of, schema
 from archsearch.errors import UserError
-from archsearch.laws import tensors
 from archsearch.reading import nearest
 
 DIM = 64

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import Mixer
+from archsearch.case import Case, Refused
 from archsearch.checking import check, smallest, variants
 from archsearch.kernels.interface import Arguments
-from archsearch.laws import LAWS, Case, LawBroken, Refused, hold, statement
+from archsearch.laws import LAWS, LawBroken, hold, statement
 
 
 class Total(Mixer):

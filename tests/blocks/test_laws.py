@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from archsearch.blocks import Block, ChannelMixer, Family, Mixer
+from archsearch.case import Case, Refused
 from archsearch.checking import cases
-from archsearch.laws import LAWS, Case, Refused, hold
+from archsearch.laws import LAWS, hold
 
 NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by name
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
