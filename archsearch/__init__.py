@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from archsearch.baselines import reference
     from archsearch.costs import Cost, cost
+    from archsearch.loading import load_space, load_spec
     from archsearch.model import Model, build
     from archsearch.search import Result, study
-    from archsearch.space import Space, load_space
-    from archsearch.spec import ModelSpec, load_spec
+    from archsearch.space import Space
+    from archsearch.spec import ModelSpec
     from archsearch.tasks import Task, task
 
 _HOME = {
@@ -29,9 +30,9 @@ _HOME = {
     "Result": "search",
     "study": "search",
     "Space": "space",
-    "load_space": "space",
+    "load_space": "loading",
     "ModelSpec": "spec",
-    "load_spec": "spec",
+    "load_spec": "loading",
     "Task": "tasks",
     "task": "tasks",
 }

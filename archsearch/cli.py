@@ -38,9 +38,9 @@ def study(
     """Run a study, or go on with one that was stopped: the same command resumes."""
     from archsearch import search
     from archsearch.errors import NoFeasibleCandidate
+    from archsearch.loading import load_space
     from archsearch.progress import watching
     from archsearch.report import write_report
-    from archsearch.space import load_space
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
     folder = out or Path("studies") / "NAME"
@@ -88,11 +88,13 @@ def export(
 @app.command()
 def validate(space: SpacePath) -> None:
     """Check every line of a search space without training anything."""
-    from archsearch.space import load_space
+    from archsearch.covering import decisions
+    from archsearch.loading import load_space
 
     loaded = load_space(space)
-    decisions = {name for draw in loaded.covering_draws() for name in draw.decisions}
-    print(f"{space}: legal, {len(decisions)} decisions")
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{space}: legal, {len(decisions(loaded))} decisions")
 
 
 @app.command()
@@ -106,7 +108,7 @@ def cost(
     from dataclasses import asdict
 
     from archsearch.costs import cost as trace
-    from archsearch.spec import load_spec
+    from archsearch.loading import load_spec
 
     for name, value in asdict(
         trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)

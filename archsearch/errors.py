@@ -42,6 +42,14 @@ class SpecError(UserError):
         super().__init__("\n".join(map(str, problems)))
 
 
+class ConstraintBroken(SpecError):
+    """A model that breaks a rule of its space, `constraint` by name."""
+
+    def __init__(self, problems: list[Problem], constraint: str) -> None:
+        self.constraint = constraint
+        super().__init__(problems)
+
+
 class NoFeasibleCandidate(UserError):
     """A legal space in which nothing fits the budgets; exit code 1."""
 

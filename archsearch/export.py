@@ -23,9 +23,10 @@ import torch
 from archsearch import standalone
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
+from archsearch.loading import load_spec
 from archsearch.model import Model, build
 from archsearch.source import model_source, needed_files
-from archsearch.spec import ModelSpec, load_spec
+from archsearch.spec import ModelSpec
 from archsearch.standalone.weights import load_weights
 from archsearch.tasks import TASKS
 

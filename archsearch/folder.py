@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from archsearch import reading
 from archsearch.catalogue import block_files
 from archsearch.errors import UserError
+from archsearch.loading import load_spec
 from archsearch.plugins import BlockFile
-from archsearch.spec import ModelSpec, load_spec
+from archsearch.spec import ModelSpec
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -74,13 +74,13 @@ class StudyFolder:
             write_atomic(self.path / name, file.text)
 
     def write_space(self, data: dict[str, Any]) -> None:
-        write_atomic(self.space, yaml.safe_dump(data, sort_keys=False))
+        write_atomic(self.space, reading.write(data))
 
     def read_space(self) -> dict[str, Any] | None:
         """The space that this study searches, None if there is no study here yet."""
         if not self.space.exists():
             return None
-        return yaml.safe_load(self.space.read_text(encoding="utf-8"))
+        return reading.read(self.space).data
 
     def write_trial(self, number: int, spec: ModelSpec, metrics: dict[str, Any]) -> None:
         """Puts a trial's spec and metrics into its folder; metrics last, they mark it finished."""

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +24,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from archsearch import reading
 from archsearch.blocks import Block, ChannelMixer, Family, Merge, Mixer, Norm
 from archsearch.case import tensors
 from archsearch.catalogue import FAMILIES, argument_docs, family_of, options_of, schema
@@ -194,9 +194,7 @@ def snippet(cls: type[Family]) -> str:
         topology["major"] = _owner(family, part)
     if not getattr(cls, "causal", True):
         model["causal"] = False
-    return yaml.safe_dump(
-        {"archsearch": 1, "model": {**model, "topology": topology}}, sort_keys=False
-    )
+    return reading.write({"archsearch": 1, "model": {**model, "topology": topology}})
 
 
 def _owner(family: type[Family], part: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from archsearch.errors import NoFeasibleCandidate, SpecError, UserError
+from archsearch.errors import ConstraintBroken, NoFeasibleCandidate, SpecError, UserError
 from archsearch.folder import StudyFolder
 from archsearch.space import Space
 
@@ -23,23 +23,26 @@ def require_device(device: str) -> None:
         raise UserError(f"device {device}: {reason}; use --device cpu, or one you have") from None
 
 
-def require_feasible(space: Space, seed: int, vocab: int) -> None:
+def require_feasible(space: Space, seed: int) -> None:
     """NoFeasibleCandidate when no random draw fits the budgets; says what rejects most."""
     rng, rejections = random.Random(seed), Counter[str]()
     for _ in range(DRAWS):
         try:
             spec = space.decide(lambda _, domain: domain.draw(rng))
+        except ConstraintBroken as error:
+            rejections[f"constraint {error.constraint!r}"] += 1
+            continue
         except SpecError:
             rejections["the sizes of blocks"] += 1
             continue
-        _, excess = space.file.budgets.screen(spec, vocab)
+        _, excess = space.file.budgets.screen(spec, space.file.vocab)
         if excess is None:
             return
         rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
     told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
     raise NoFeasibleCandidate(
         f"{space.name}: none of {DRAWS} random candidates is feasible: {told}. Raise the budget "
-        "that rejects most, or make the space smaller (dim, layers, expand)"
+        "or loosen the rule that rejects most, or make the space smaller (dim, layers, expand)"
     )
 
 

@@ -5,6 +5,8 @@ either let through to training or settled at once; the sampler hears of every on
 is in the storage before its job starts, so a study that was killed knows what it had let through.
 """
 
+import contextlib
+import random
 import warnings
 from dataclasses import asdict
 
@@ -12,27 +14,28 @@ import optuna
 from optuna.trial import TrialState
 
 from archsearch.baselines import reference
-from archsearch.errors import SpecError
+from archsearch.errors import ConstraintBroken, SpecError
 from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 
 PATIENCE = 200
 """Proposals in a row that may bring nothing new to train before a search ends."""
+STARTUP = 10
+"""Candidates drawn from the priors, where a space has some, before the sampler goes on alone."""
 
 
 class Proposer:
     """Asks Optuna for candidates of a space, `trials` of them to be trained, baselines first."""
 
-    def __init__(
-        self, space: Space, study: optuna.Study, *, seed: int, trials: int, vocab: int
-    ) -> None:
-        self.space, self.study, self.trials, self.vocab = space, study, trials, vocab
+    def __init__(self, space: Space, study: optuna.Study, *, seed: int, trials: int) -> None:
+        self.space, self.study, self.trials = space, study, trials
         self.exhausted = False
         past = study.get_trials(deepcopy=False)
         self.ledger = Ledger(past)
         # A resumed study must not repeat the draws it has made.
         study.sampler = make_sampler(space.file.search.sampler, seed + len(past))
+        self.rng = random.Random(seed + len(past))
         # A trial is opened again by its id, for which Optuna has no public name.
         running = [t for t in past if t.state == TrialState.RUNNING]
         self.asked = {t.number: optuna.Trial(study, t._trial_id) for t in running}
@@ -46,14 +49,17 @@ class Proposer:
         for name in self.space.file.baselines:
             if name not in known and (entry := self._baseline(name)) is not None:
                 return entry
-        taken = self.ledger.having("training", "trained", "failed", kind="candidate")
-        if len(taken) >= self.trials:
+        if len(self._candidates()) >= self.trials:
             return None
         for _ in range(PATIENCE):
             if (entry := self._candidate()) is not None:
                 return entry
         self.exhausted = True
         return None
+
+    def _candidates(self) -> list[Entry]:
+        """What was let through to training."""
+        return self.ledger.having("training", "trained", "failed", kind="candidate")
 
     def settle(self, entry: Entry, state: TrialState, value: float | None = None) -> None:
         """Closes a trial: its entry and its state, in the ledger and in the storage."""
@@ -74,15 +80,29 @@ class Proposer:
         return self._screen(self._ask(), "baseline", name, spec)
 
     def _candidate(self) -> Entry | None:
+        if self.space.has_prior and len(self._candidates()) < STARTUP:
+            self._enqueue_believed()
         trial = self._ask()
         name = f"trial {trial.number}"
         try:
             spec = self.space.decide(lambda path, domain: domain.suggest(trial, path))
+        except ConstraintBroken as error:
+            entry = Entry(trial.number, "candidate", name, "invalid", message=str(error))
+            entry.cause = error.constraint
+            trial.set_constraint(error.constraint, 1.0)
+            self.settle(entry, TrialState.PRUNED)
+            return None
         except SpecError as error:
             entry = Entry(trial.number, "candidate", name, "invalid", message=str(error))
             self.settle(entry, TrialState.PRUNED)
             return None
         return self._screen(trial, "candidate", name, spec)
+
+    def _enqueue_believed(self) -> None:
+        """The next trial as the priors of the space draw it; Optuna's samplers know of none."""
+        with contextlib.suppress(SpecError):  # then the sampler draws, and hears of it
+            draw = self.space.resolve(lambda _, domain: domain.draw(self.rng))
+            self.study.enqueue_trial(draw.decisions)
 
     def _screen(self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec) -> Entry | None:
         """Lets a proposal through to training, or settles it as a duplicate or over budget."""
@@ -94,7 +114,7 @@ class Proposer:
             scored = twin.loss is not None
             self.settle(entry, TrialState.COMPLETE if scored else TrialState.PRUNED, twin.loss)
             return None
-        entry.cost, excess = self.space.file.budgets.screen(spec, self.vocab)
+        entry.cost, excess = self.space.file.budgets.screen(spec, self.space.file.vocab)
         if excess is not None:
             entry.state, entry.cause = "over_budget", excess.budget
             entry.message = f"{excess.budget} is {excess.cost}, max is {excess.max}"

@@ -1,4 +1,4 @@
-"""Strict YAML: plain data with a place for every value, and every trap of YAML refused.
+"""Strict YAML: plain data with a place for every value, every trap of YAML refused; and its writer.
 
 Scalars follow YAML 1.2's core schema (`1e-3` is a float, `no` and `1:5` are strings, `010` is ten).
 Duplicate keys, anchors, aliases, merge keys, tags, several documents, nesting over 64, files over
@@ -204,3 +204,25 @@ def plain_scalar(text: str) -> Any:
         prefix = text[:2]
         return int(text[2:], {"0o": 8, "0x": 16}[prefix]) if prefix in ("0o", "0x") else int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def write(data: Any, *, flow: bool | None = False) -> str:
+    """The text that `parse` reads as `data`; so does a reader of YAML 1.1.
+
+    `flow` is PyYAML's: None writes the innermost lists and mappings on one line.
+    """
+    return yaml.dump(data, Dumper=_Writer, sort_keys=False, default_flow_style=flow)
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes the strings that YAML 1.1 or 1.2 would take for something else, such as 1e3 and no."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        plain = kind is yaml.ScalarNode and implicit[0]
+        if plain and tag.endswith(":str") and not isinstance(plain_scalar(value), str):
+            return ""  # no string's tag, and so it is quoted
+        return tag
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # `parse` refuses them

@@ -126,7 +126,6 @@ class Driver:
         self.space, self.file, self.folder, self.device = space, space.file, folder, device
         self.seed = self.file.seed if seed is None else seed
         self.trials = trials or self.file.search.trials
-        self.vocab = max(task.vocab_size for task in self.file.tasks)
         self.running: dict[tuple[int, int], Progress | None] = {}
         self.seconds: list[float] = []  # of the jobs finished here, for the time left
         self.jobs_done = 0
@@ -138,7 +137,7 @@ class Driver:
             task.prepare()
         preflight.require_same_space(self.folder, self.document())
         preflight.require_same_blocks(self.folder, self.space)
-        preflight.require_feasible(self.space, self.seed, self.vocab)
+        preflight.require_feasible(self.space, self.seed)
 
     def document(self) -> dict[str, Any]:
         """The space as this study resolves it."""
@@ -152,9 +151,7 @@ class Driver:
         stored = open_storage(storage or self.folder.storage, self.space.name)
         self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
-        self.proposer = Proposer(
-            self.space, stored, seed=self.seed, trials=self.trials, vocab=self.vocab
-        )
+        self.proposer = Proposer(self.space, stored, seed=self.seed, trials=self.trials)
         self.ledger = self.proposer.ledger
         for entry in self.ledger.having("training"):
             if (trial := self.folder.read_trial(entry.number)) is not None:

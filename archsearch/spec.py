@@ -6,14 +6,12 @@ A spec says the width, the number of layers, what a layer holds and how mixers a
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import networkx as nx
 import pydantic
-import yaml
 
-from archsearch import graph, plugins, reading, validation
+from archsearch import graph, reading
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.swiglu import SwiGLU
 from archsearch.catalogue import (
@@ -94,7 +92,7 @@ class ModelSpec(Frozen):
         if files := block_files(self):
             document["blocks"] = list(files)  # by name: they belong beside the spec
         document["model"] = _type_first(self.model_dump(mode="json"))
-        return yaml.safe_dump(document, sort_keys=False)
+        return reading.write(document)
 
 
 def _type_first(data: Any) -> Any:
@@ -124,11 +122,6 @@ class SpecFile(Frozen):
     archsearch: Literal[1]
     name: str | None = None
     blocks: list[str] = []
-    model: ModelSpec
-
-
-def load_spec(path: str | Path) -> ModelSpec:
-    """Reads a spec file. SpecError names every problem with file:line:column, path and remedy."""
-    document = reading.read(path)
-    plugins.load_named(document, Path(path).absolute().parent)
-    return validation.load(SpecFile, document).model
+    shared: dict[str, Any] = {}
+    define: dict[str, Any] = {}
+    model: dict[str, Any]

@@ -103,7 +103,7 @@ class LowRankSSM(StateSpace):
 class S4(Mixer, name="s4"):
     """Structured state spaces, S4-LegS (Gu, Goel and Re 2022).
 
-    State: (B, D, N) float32.
+    State: (B, D, N) float32. A forward pass of many tokens also holds D N^2 numbers, A squared.
 
     Args:
         state: state size N per channel, even.

@@ -11,8 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from archsearch import reading
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.report import figures, page
@@ -274,6 +273,5 @@ def _plain(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, dict | list):
-        text = yaml.safe_dump(value, sort_keys=False, default_flow_style=None)
-        return f"<pre>{escape(text)}</pre>"
+        return f"<pre>{escape(reading.write(value, flow=None))}</pre>"
     return escape(value)

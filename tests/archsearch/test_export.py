@@ -22,7 +22,8 @@ from archsearch.catalogue import schema
 from archsearch.errors import UserError
 from archsearch.export import Source, _write, export
 from archsearch.folder import StudyFolder
-from archsearch.spec import ModelSpec, load_spec
+from archsearch.loading import load_spec
+from archsearch.spec import ModelSpec
 from archsearch.standalone.generation import generate
 from archsearch.workers import save_weights
 

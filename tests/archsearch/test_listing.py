@@ -13,7 +13,7 @@ from archsearch.blocks.attention import Attention
 from archsearch.blocks.retention import Retention
 from archsearch.catalogue import FAMILIES, options_of
 from archsearch.listing import growth, snippet, traced
-from archsearch.spec import load_spec
+from archsearch.loading import load_spec
 
 MEMBERS = [cls for family in FAMILIES.values() for cls in family.members.values()]
 T = (1024, 2048, 4096)

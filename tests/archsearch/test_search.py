@@ -235,7 +235,7 @@ def test_a_budget_nothing_meets(tmp_path: Path) -> None:
 
 def proposer(space: Space, trials: int = 50) -> Proposer:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Proposer(space, optuna.create_study(), seed=0, trials=trials, vocab=8)
+    return Proposer(space, optuna.create_study(), seed=0, trials=trials)
 
 
 def test_a_small_space_is_exhausted(tmp_path: Path) -> None:

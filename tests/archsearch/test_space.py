@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch import build, load_space
+from archsearch.covering import covering_draws, decisions
 from archsearch.domains import Choice, Float, Int, parse
 from archsearch.errors import SpecError
+from archsearch.resolving import Draw
 from archsearch.space import Space
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ model:
 
 
 def test_paths_are_where_things_stand(tmp_path: Path) -> None:
-    names = {n for draw in space(tmp_path, MODEL).covering_draws() for n in draw.decisions}
+    names = decisions(space(tmp_path, MODEL)).keys()
     assert {
         "topology",
         "shared/gate",
@@ -72,7 +74,7 @@ def test_every_draw_builds_and_is_what_was_decided(tmp_path: Path, source: str) 
 
 def test_covering_draws_take_every_alternative(tmp_path: Path) -> None:
     loaded = space(tmp_path, MODEL)
-    draws = list(loaded.covering_draws())
+    draws = [draw for draw in covering_draws(loaded) if isinstance(draw, Draw)]
     taken = {(n, repr(v)) for draw in draws for n, v in draw.decisions.items()}
     rng = random.Random(0)
     for _ in range(200):  # nothing that a random draw decides is unknown to them
@@ -133,8 +135,8 @@ def test_a_model_that_sees_the_future_is_refused_where_tasks_are_causal(tmp_path
 
 
 def test_domains_are_told_apart_from_literals() -> None:
-    assert parse({"int": [1, 3]}) == Int(1, 3)
-    assert parse({"float": [1, 3]}) == Float(1.0, 3.0)
+    assert parse({"int": [1, 3]}) == Int(1, 3, 1, default=1)
+    assert parse({"float": [1, 3]}) == Float(1.0, 3.0, default=1.0)
     lists = parse({"choice": [[1, 2], [3]]})
     assert lists.alternatives() == ["[1, 2]", "[3]"] and lists.nodes == ([1, 2], [3])  # type: ignore
     mixed = parse({"choice": [True, 1, None, "no"]})
@@ -160,8 +162,11 @@ DOMAINS = [
     ("{float: 3}", "float needs [lo, hi] with lo <= hi, got 3"),
     ("{float: [0, 1], log: true}", "needs lo > 0"),
     ("{int: [1, 4], step: 0}", "step must be a positive int, got 0"),
-    ("{int: [1, 4], stepp: 2}", "'stepp' beside 'int'; allowed beside it: log, step"),
-    ("{choice: [1], int: [1, 2]}", "'int' beside 'choice'; allowed beside it: nothing"),
+    (
+        "{int: [1, 4], stepp: 2}",
+        "'stepp' beside 'int'; did you mean 'step'? allowed: default, doc, log, prior, step",
+    ),
+    ("{choice: [1], int: [1, 2]}", "'int' beside 'choice': one decision has one of them"),
     ("{fraction: 3}", "write {fraction: true}"),
     ("{composition: 1, parts: [a, b]}", "composition of 1 into 2 parts"),
     ("{composition: 4}", "composition needs parts"),

@@ -23,21 +23,22 @@ from archsearch.case import Case, Refused
 from archsearch.checking import cases
 from archsearch.laws import LAWS, hold
 
-NUMBERS: dict[str, list[Any]] = {  # values for options that are numbers, by name
+NUMBERS: dict[str, list[Any]] = {  # for options that are numbers, by name, or block and name
     "heads": [1, 2], "kv_heads": [1, 2], "window": [1, 5], "conv": [0, 3], "width": [1, 4],
-    "expand": [1, 2], "state": [2, 4], "half_life": [3.0], "temperature": [0.5],
+    "expand": [1, 2], "state": [1, 4], "half_life": [3.0], "temperature": [0.5],
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
     "rank": [3], "summaries": [1], "length": [90],
     "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0], "experts": [3],
     "top_k": [1, 4], "balance": [0.0], "shift": [1, 8], "spread": [9.0],
+    **{f"{name}.state": [2, 4] for name in ("s4", "s4d", "h3")},  # conjugate pairs
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
     "rank": {"weights": "random"}, "spread": {"per": "channel"}, "dilation": {"window": 4}, "sinks": {"window": 5},
 }  # fmt: skip
 
 
-def values(name: str, kind: Any) -> list[Any]:
-    """Values to try for one option."""
+def values(cls: type[Family], name: str, kind: Any) -> list[Any]:
+    """Values to try for one option of a part."""
     origin = get_origin(kind)
     if origin is Literal:
         return list(get_args(kind))
@@ -49,7 +50,7 @@ def values(name: str, kind: Any) -> list[Any]:
             return [partial(member) for member in family.members.values() if member.causal]
         return [p for member in family.members.values() for p in variants(member)]
     if origin in (Union, types.UnionType) or kind in (int, float):
-        return NUMBERS[name]
+        return NUMBERS.get(f"{cls.name}.{name}") or NUMBERS[name]
     raise TypeError(f"no values for {name}: {kind}; add them to NUMBERS")
 
 
@@ -59,7 +60,7 @@ def variants(cls: type[Family]) -> Iterator[partial]:
     hints = get_type_hints(cls.__init__)
     for parameter in inspect.signature(cls).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "eps":
-            for value in values(parameter.name, hints[parameter.name]):
+            for value in values(cls, parameter.name, hints[parameter.name]):
                 yield partial(cls, **{parameter.name: value}, **NEEDS.get(parameter.name, {}))
 
 

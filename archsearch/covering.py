@@ -1,0 +1,173 @@
+"""Trying every alternative of a space once, before anything is trained."""
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from archsearch import validation
+from archsearch.domains import Domain, Value
+from archsearch.errors import Problem, SpecError
+from archsearch.reading import Key
+from archsearch.refusals import refusals
+from archsearch.resolving import Draw, Unresolvable
+from archsearch.space import Space
+from archsearch.spec import ModelSpec
+
+MOST = 2000
+"""Draws that are made at most to see every alternative once."""
+ATTEMPTS = 30
+"""Random draws around an alternative before it is said to be in no legal model."""
+Alternative = tuple[str, Key, str]
+"""A decision's path, every index in it a star; its place in the file; a value."""
+
+
+def covering_draws(space: Space) -> Iterator[Draw | Unresolvable]:
+    """Draws that together take every alternative of every decision at least once.
+
+    The elements of a list count as one where they come from the same place in the file. A draw
+    whose values cannot be calculated comes as its error.
+    """
+    for _, draw in _covering(space):
+        yield draw
+
+
+def decisions(space: Space) -> dict[str, Draw]:
+    """Every decision's path with the first draw in which it is made."""
+    found: dict[str, Draw] = {}
+    for draw in covering_draws(space):
+        if isinstance(draw, Draw):
+            for name in draw.decisions:
+                found.setdefault(name, draw)
+    return found
+
+
+def _covering(space: Space) -> Iterator[tuple[dict[str, Value], Draw | Unresolvable]]:
+    """The draws, each with the decisions that were made for it beside the defaults."""
+    seen: set[Alternative] = set()
+    queue: list[dict[str, Value]] = [{}]
+    for fixed in itertools.islice(_popped(queue), MOST):
+        try:
+            draw = space.sections.resolve(lambda n, d, f=fixed: f.get(n, d.default))
+        except Unresolvable as error:
+            yield fixed, error
+            continue
+        yield fixed, draw
+        for name, domain in draw.domains.items():
+            for value in domain.alternatives():
+                key = _alternative(draw, name, value)
+                if key not in seen:
+                    seen.add(key)
+                    if repr(value) != repr(draw.decisions[name]):
+                        queue.append({**draw.decisions, name: value})
+
+
+def _popped(queue: list[dict[str, Value]]) -> Iterator[dict[str, Value]]:
+    for done in itertools.count():
+        if done == len(queue):
+            return
+        yield queue[done]
+
+
+def _alternative(draw: Draw, name: str, value: Value) -> Alternative:
+    return re.sub(r"(?<=/)[0-9]+(?=/|$)", "*", name), draw.places[name], repr(value)
+
+
+def check(space: Space) -> list[Problem]:
+    """Tries every alternative and gives the warnings; SpecError when one can never be legal."""
+    attempt = _Attempt(space)
+    for fixed, draw in _covering(space):
+        if isinstance(draw, Unresolvable):
+            attempt.stuck.setdefault(draw.source, space.at(draw.source, draw.message))
+        else:
+            attempt.take(fixed, draw)
+    if problems := [*attempt.illegal.values(), *attempt.never()]:
+        raise SpecError(problems)
+    return attempt.warnings()
+
+
+class _Attempt:
+    """What became of the draws."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.illegal: dict[tuple, Problem] = {}  # each place is told once
+        self.stuck: dict[Key, Problem] = {}  # by the place that gives no value in some draw
+        self.valued: set[Key] = set()  # what holds the places that gave one
+        self.refused: dict[Key, Problem] = {}  # by the place of a part that cannot be built
+        self.built: set[Key] = set()
+        self.met: dict[Alternative, tuple[dict[str, Value], Draw]] = {}
+        self.legal: set[Alternative] = set()
+
+    def take(self, fixed: dict[str, Value], draw: Draw) -> None:
+        """Notes what of a draw is legal."""
+        taken = [_alternative(draw, name, value) for name, value in draw.decisions.items()]
+        for key in taken:
+            self.met.setdefault(key, (fixed, draw))
+        self.valued |= {source[:-1] for source in draw.sources.values()}
+        findings = validation.find(ModelSpec, draw.data)
+        for finding in findings:
+            problem = self.space.problem(draw, finding)
+            self.illegal.setdefault((problem.place, problem.message), problem)
+        if findings:
+            return
+        findings = refusals(ModelSpec.model_validate(draw.data))
+        for finding in findings:
+            source = draw.sources[finding.path]
+            self.refused.setdefault(source, self.space.problem(draw, finding))
+        wrong = {finding.path for finding in findings}
+        self.built |= {draw.sources[p] for p in part_paths(draw.data) if p not in wrong}
+        if not findings and self.is_legal(draw):
+            self.legal.update(taken)
+
+    def is_legal(self, draw: Draw) -> bool:
+        try:
+            self.space.legal(draw)
+        except SpecError:
+            return False
+        return True
+
+    def never(self) -> list[Problem]:
+        """The places that no draw gives a value, or no width can build."""
+        stuck = [found for place, found in self.stuck.items() if place[:-1] not in self.valued]
+        return stuck + [p for source, p in self.refused.items() if source not in self.built]
+
+    def warnings(self) -> list[Problem]:
+        """What fails in some draws only, and alternatives that no legal model was found with."""
+        rng = random.Random(0)
+        out = {(source, ""): problem for source, problem in self.stuck.items()}
+        for key, (fixed, draw) in self.met.items():
+            if key in self.legal or self.rescued(key, fixed, draw, rng):
+                continue
+            name, source, value = key
+            text = f"no legal model was found with {name} = {value}; drop it, or what forbids it"
+            out[source, value] = self.space.at(source, text)
+        return list(out.values())
+
+    def rescued(
+        self, key: Alternative, fixed: dict[str, Value], draw: Draw, rng: random.Random
+    ) -> bool:
+        """Whether random decisions elsewhere make a legal model with this alternative."""
+        name = next(n for n, v in draw.decisions.items() if _alternative(draw, n, v) == key)
+
+        def choose(asked: str, domain: Domain) -> Value:
+            above = name == asked or name.startswith(f"{asked}/")
+            return draw.decisions[asked] if above else domain.draw(rng)
+
+        for _ in range(ATTEMPTS):
+            try:
+                self.space.legal(self.space.resolve(choose))
+            except SpecError:
+                continue
+            return True
+        return False
+
+
+def part_paths(data: Any, path: Key = ()) -> Iterator[Key]:
+    """The paths of all mappings in resolved data: where a part may stand."""
+    if isinstance(data, dict):
+        yield path
+    if isinstance(data, dict | list):
+        for key, child in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from part_paths(child, (*path, key))
