@@ -1,28 +1,18 @@
-"""The command line. Heavy libraries are imported inside the commands, so that --help is instant.
-
-Exit codes: 0 done, 1 no feasible candidate, 2 a mistake in what was asked, 130 stopped by Ctrl-C.
-"""
+"""Commands that train, measure and write: study, report, export, bench."""
 
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Search for hybrid sequence models: YAML space in, report and standalone module out.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+from archsearch.cli.app import SpacePath, app, fail
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 StudyPath = Annotated[Path, typer.Argument(help="A study's folder.", metavar="STUDY")]
-SpacePath = Annotated[Path, typer.Argument(help="A search space.", metavar="SPACE.yaml")]
 
 
 @app.command()
@@ -85,80 +75,6 @@ def export(
     print(write(source, out))
 
 
-@app.command()
-def validate(space: SpacePath) -> None:
-    """Check every line of a search space without training anything."""
-    from archsearch.covering import decisions
-    from archsearch.loading import load_space
-
-    loaded = load_space(space)
-    for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{space}: legal, {len(decisions(loaded))} decisions")
-
-
-@app.command()
-def cost(
-    spec: Annotated[Path, typer.Argument(help="An architecture.", metavar="SPEC.yaml")],
-    batch: Annotated[int, typer.Option(min=1)] = 1,
-    seq_len: Annotated[int, typer.Option(min=1)] = 256,
-    vocab: Annotated[int, typer.Option(min=1)] = 256,
-) -> None:
-    """Trace what an architecture costs before it is trained."""
-    from dataclasses import asdict
-
-    from archsearch.costs import cost as trace
-    from archsearch.loading import load_spec
-
-    for name, value in asdict(
-        trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)
-    ).items():
-        print(f"{name:<16}{value:>16,}")
-
-
-@app.command()
-def reference(
-    name: Annotated[
-        str | None, typer.Argument(help="Of the architecture; none lists them.")
-    ] = None,
-    size: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "tiny",
-) -> None:
-    """Print a published architecture as a spec: a start for one's own, or a baseline."""
-    from archsearch import baselines
-    from archsearch.errors import UserError
-
-    if name is None:
-        for known, design in baselines.DESIGNS.items():
-            print(f"{known:<20}{design.source}")
-        return
-    try:
-        spec = baselines.reference(name, size=size)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    print(f"# {baselines.DESIGNS[name].source}\n{spec.to_yaml(name)}", end="")
-
-
-@app.command()
-def blocks(
-    name: Annotated[str | None, typer.Argument(help="A block.", metavar="NAME")] = None,
-) -> None:
-    """List every block with its costs and options; or show one, with YAML that uses it."""
-    from archsearch import listing
-
-    listing.print_one(name) if name else listing.print_all()
-
-
-@app.command()
-def check(
-    block: Annotated[str, typer.Argument(help="A block of yours.", metavar="FILE.py:CLASS")],
-) -> None:
-    """Run the laws of blocks on yours; of a law that fails, the smallest case is shown."""
-    from archsearch.checking import print_verdicts
-
-    if not print_verdicts(block):
-        raise typer.Exit(1)
-
-
 @bench.command()
 def kernels(
     device: Annotated[str | None, typer.Option(help="A GPU if there is one.")] = None,
@@ -184,19 +100,3 @@ def kernels(
             table.write(runner.bench, out)  # after each: stopping early keeps what is there
     for line in ["", *table.judged(runner.bench)]:
         console.print(line, highlight=False)
-
-
-def fail(error: Any) -> NoReturn:
-    """Prints a user's mistake and leaves with its exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
-
-
-def main() -> None:
-    """The `archsearch` command."""
-    from archsearch.errors import UserError
-
-    try:
-        app()
-    except UserError as error:
-        fail(error)
