@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,13 +34,19 @@ def covering_draws(space: Space) -> Iterator[Draw | Unresolvable]:
         yield draw
 
 
-def decisions(space: Space) -> dict[str, Draw]:
-    """Every decision's path with the first draw in which it is made."""
-    found: dict[str, Draw] = {}
+def decisions(space: Space) -> dict[str, tuple[Domain, Key]]:
+    """Every decision by its path: its domain and its place in the file."""
+    found: dict[str, tuple[Domain, Key]] = {}
     for draw in covering_draws(space):
         if isinstance(draw, Draw):
-            for name in draw.decisions:
-                found.setdefault(name, draw)
+            found |= {name: (d, draw.places[name]) for name, d in draw.domains.items()}
+    alike: dict[tuple[str, Key], list[str]] = defaultdict(list)
+    for name, (_, place) in found.items():
+        alike[_starred(name), place].append(name)
+    for name, (domain, place) in list(found.items()):  # what is below one is below all alike
+        for above in [n for n in found if name.startswith(f"{n}/")]:
+            for twin in alike[_starred(above), found[above][1]]:
+                found.setdefault(twin + name[len(above) :], (domain, place))
     return found
 
 
@@ -71,7 +78,11 @@ def _popped(queue: list[dict[str, Value]]) -> Iterator[dict[str, Value]]:
 
 
 def _alternative(draw: Draw, name: str, value: Value) -> Alternative:
-    return re.sub(r"(?<=/)[0-9]+(?=/|$)", "*", name), draw.places[name], repr(value)
+    return _starred(name), draw.places[name], repr(value)
+
+
+def _starred(name: str) -> str:
+    return re.sub(r"(?<=/)[0-9]+(?=/|$)", "*", name)
 
 
 def check(space: Space) -> list[Problem]:

@@ -175,7 +175,7 @@ def tell(planned: Planned) -> str:
         names = [mixer.type for mixer in layer.branches]
         text = names[0] if len(names) == 1 else f"({' | '.join(names)}; {layer.merge.type})"
     else:
-        first, second = (mixer.type for mixer in layer.parts)
-        text = f"({layer.ratio:g} {first} + {1 - layer.ratio:g} {second})"
+        parts = zip(layer.shares, layer.parts, strict=True)
+        text = f"({' + '.join(f'{share:g} {mixer.type}' for share, mixer in parts)})"
     text = f"conv {planned.conv} {text}" if planned.conv else text
     return text if planned.rate == 1 else f"{text} at 1/{planned.rate}"

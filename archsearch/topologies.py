@@ -3,7 +3,8 @@
 interleave    one mixer a layer, minor ones among major ones
 pattern       one mixer a layer, spelled by letters
 parallel      every layer runs several mixers on the same input and merges them
-split         every layer divides its channels between two mixers
+split         every layer divides its channels between mixers
+stack         layers one by one
 hierarchical  stages of depth, each at its own rate
 graph         named layers that read one another
 
@@ -28,6 +29,9 @@ INPUT = "input"
 """What the first nodes of a graph read: the embedded tokens."""
 
 
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+
+
 class Branches(Frozen):
     """What mixes time in one layer: branches, joined by a merge where there are several."""
 
@@ -37,26 +41,45 @@ class Branches(Frozen):
 
 
 class Division(Frozen):
-    """Two mixers that divide the width: the first has round(ratio * D) of the D channels.
+    """Mixers that divide the width D.
+
+    ratio  of two parts the first one's share, round(ratio * D) channels; or a list of every part's
+           share, which add up to one: part i ends at round((ratio_0 + ... + ratio_i) * D)
 
     over: channels   each part reads and writes channels of its own
           heads      each part reads all channels by a projection to its width, as a head does; a
                      projection of both gives the layer's output
     """
 
-    parts: Annotated[list[MixerSpec], pydantic.Field(min_length=2, max_length=2)]
-    ratio: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.5
+    parts: Annotated[list[MixerSpec], pydantic.Field(min_length=1)]
+    ratio: Share | list[Share] = 0.5
     over: Literal["channels", "heads"] = "channels"
 
-    def widths(self, dim: int) -> tuple[int, int]:
-        """Channels of the two parts; ValueError where one would have none."""
-        first = round(self.ratio * dim)
-        if not 0 < first < dim:
+    @pydantic.model_validator(mode="after")
+    def _a_share_each(self) -> "Division":
+        shares = self.shares
+        if len(shares) != len(self.parts) or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"split: ratio {self.ratio} of {len(self.parts)} parts; give one number for two "
+                "parts, or a share for each that add up to 1"
+            )
+        return self
+
+    @property
+    def shares(self) -> list[float]:
+        """Of every part."""
+        return self.ratio if isinstance(self.ratio, list) else [self.ratio, 1 - self.ratio]
+
+    def widths(self, dim: int) -> list[int]:
+        """Channels of the parts; ValueError where one would have none."""
+        ends = [round(share * dim) for share in itertools.accumulate(self.shares)]
+        widths = [b - a for a, b in itertools.pairwise((0, *ends))]
+        if min(widths) < 1:
             raise ValueError(
                 f"split: ratio {self.ratio} of dim {dim} leaves one part without a channel; "
-                f"take a ratio between {1 / dim:.3g} and {1 - 1 / dim:.3g}"
+                f"take shares of at least {1 / dim:.3g}"
             )
-        return first, dim - first
+        return widths
 
 
 Layer = Branches | Division
@@ -199,6 +222,20 @@ class Kind(Frozen):
         return layer
 
 
+class Stack(Frozen):
+    """Layers one by one, bottom to top."""
+
+    type: Literal["stack"] = "stack"
+    layers: Annotated[list[Kind], pydantic.Field(min_length=1)]
+
+    def plan(self, layers: int) -> list[Planned]:
+        if len(self.layers) != layers:
+            raise ValueError(
+                f"{len(self.layers)} layers are listed, layers is {layers}; make them equal"
+            )
+        return chain([kind.layer() for kind in self.layers])
+
+
 class Stage(Kind):
     """A run of equal layers.
 
@@ -288,9 +325,9 @@ class Graph(Frozen):
 
 
 if TYPE_CHECKING:
-    Topology = Interleave | Pattern | Parallel | Split | Hierarchical | Graph
+    Topology = Interleave | Pattern | Parallel | Split | Stack | Hierarchical | Graph
 else:
     Topology = Annotated[
-        Interleave | Pattern | Parallel | Split | Hierarchical | Graph,
+        Interleave | Pattern | Parallel | Split | Stack | Hierarchical | Graph,
         pydantic.Field(discriminator="type"),
     ]

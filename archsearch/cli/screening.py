@@ -81,3 +81,70 @@ def check(
 
     if not print_verdicts(block):
         raise typer.Exit(1)
+
+
+@app.command()
+def count(
+    space: SpacePath,
+    draws: Annotated[int, typer.Option(min=1, help="Random models screened.")] = 200,
+) -> None:
+    """Tell how many models a space holds, and how many of them fit its budgets."""
+    from archsearch import counting
+    from archsearch.loading import load_space
+
+    loaded = load_space(space)
+    number, continuous = counting.size(loaded)
+    beside = f", beside {len(continuous)} ranges without a step" if continuous else ""
+    print(f"{space}: {number:,} draws{beside}")
+    share = counting.estimate(loaded, draws)
+    low, high = share.interval
+    print(f"of {draws} random draws")
+    print(f"  legal          {share.legal:>6}   {len(share.hashes)} architectures among them")
+    print(f"  within budget  {share.within:>6}   {low:.0%} to {high:.0%} of the space (95 %)")
+    for name, number in share.illegal_by.most_common():
+        print(f"  illegal by     {number:>6}   {name}")
+    for name, number in share.over_by.most_common():
+        print(f"  over budget    {number:>6}   {name}")
+
+
+@app.command()
+def explain(
+    space: SpacePath,
+    path: Annotated[
+        str | None, typer.Argument(help="Of a decision or a value; none lists all decisions.")
+    ] = None,
+) -> None:
+    """Tell what a decision is, where it stands, when it is made and what draws make of it."""
+    from archsearch import explaining
+    from archsearch.loading import load_space
+
+    loaded = load_space(space)
+    if path is None:
+        for name, text, place in explaining.table(loaded):
+            print(f"{name}\n    {text}    {place}")
+        return
+    for line in explaining.explain(loaded, path):
+        print(line)
+
+
+@app.command()
+def sample(
+    space: SpacePath,
+    number: Annotated[int, typer.Option("-n", min=1, help="Models drawn.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first; the next ones follow.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A folder for their spec files.")] = None,
+) -> None:
+    """Draw legal models of a space: what each is, what it costs, and its spec file with --out."""
+    from archsearch.folder import write_atomic
+    from archsearch.loading import load_space
+
+    loaded = load_space(space)
+    for i in range(seed, seed + number):
+        spec = loaded.sample(i)
+        costs, excess = loaded.file.budgets.screen(spec, loaded.file.vocab)
+        told = ", ".join(f"{name} {value:,}" for name, value in costs.items())
+        over = f"; over budget: {excess.budget}" if excess else ""
+        print(f"seed {i}  {spec.hash()}  {spec.summary()}\n    {told}{over}")
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / f"{loaded.name}-{i}.yaml", spec.to_yaml(f"{loaded.name}-{i}"))

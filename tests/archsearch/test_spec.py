@@ -135,7 +135,7 @@ def test_errors_name_place_path_and_remedy(tmp_path) -> None:
         ),
         (
             {"type": "split", "parts": ["mamba", "gru"], "ratio": 0.01},
-            r"ratio 0.01 of dim 8 leaves one part without a channel; take a ratio between 0.125",
+            r"ratio 0.01 of dim 8 leaves one part without a channel; take shares of at least 0.125",
         ),
         (graph(a=["input"], b=["c"], c=["b"]), r"(b -> c -> b|c -> b -> c) is a cycle; cut one"),
         (
