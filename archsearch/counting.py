@@ -32,7 +32,7 @@ Sizes = dict[frozenset[str], int]
 """Draws by the shared decisions that they make."""
 ONE: Sizes = {frozenset(): 1}
 MOST_SETS = 4096
-MOST_CASES = 10_000
+MOST_CASES = 1000
 
 
 @dataclass
@@ -200,6 +200,7 @@ class _Count:
 
     def repeated(self, node: dict[str, Any], source: Key) -> Sizes:
         times, others = node["times"], dict(node.get("at", {}))
+        asked = self.node(times, (*source, "times"))
         if expressions.is_expression(times):
             times = expressions.parse(times[1:]).value(self.number)
         taken: dict[int, Any] = {}
@@ -209,7 +210,7 @@ class _Count:
         left = times - len(taken)
         alone = [own] * (min(left, 1) if node.get("share") else left)
         at = [self.node(others[key], (*source, "at", key)) for key in taken.values()]
-        return product([*alone, *at])
+        return product([asked, *alone, *at])
 
     def number(self, name: str) -> Any:
         if name in self.fixed:
