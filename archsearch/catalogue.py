@@ -29,6 +29,7 @@ from torch import nn
 
 from archsearch import plugins
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer, Norm
+from archsearch.validation import LARGEST
 
 plugins.load_entry_points()
 
@@ -40,6 +41,13 @@ class PartSpec(pydantic.BaseModel):
 
     if TYPE_CHECKING:
         type: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _of_this_world(self) -> "PartSpec":
+        for name, value in self.options().items():
+            if isinstance(value, int | float) and not abs(value) <= LARGEST:
+                raise ValueError(f"{name}: got {value!r}; numbers here are at most {LARGEST}")
+        return self
 
     def options(self) -> dict[str, Any]:
         """The options without the tag."""

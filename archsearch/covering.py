@@ -1,5 +1,6 @@
 """Trying every alternative of a space once, before anything is trained."""
 
+import contextlib
 import itertools
 import random
 import re
@@ -18,8 +19,8 @@ from archsearch.spec import ModelSpec
 
 MOST = 2000
 """Draws that are made at most to see every alternative once."""
-ATTEMPTS = 30
-"""Random draws around an alternative before it is said to be in no legal model."""
+EACH, ATTEMPTS = 20, 200
+"""Random draws around an alternative before it is said to be in no legal model; around all."""
 Alternative = tuple[str, Key, str]
 """A decision's path, every index in it a star; its place in the file; a value."""
 
@@ -30,8 +31,22 @@ def covering_draws(space: Space) -> Iterator[Draw | Unresolvable]:
     The elements of a list count as one where they come from the same place in the file. A draw
     whose values cannot be calculated comes as its error.
     """
-    for _, draw in _covering(space):
+    seen: set[Alternative] = set()
+    queue: list[dict[str, Value]] = [{}]
+    for fixed in itertools.islice(_popped(queue), MOST):
+        try:
+            draw = space.sections.resolve(lambda n, d, f=fixed: f.get(n, d.default))
+        except Unresolvable as error:
+            yield error
+            continue
         yield draw
+        for name, domain in draw.domains.items():
+            for value in domain.alternatives():
+                key = _alternative(draw, name, value)
+                if key not in seen:
+                    seen.add(key)
+                    if repr(value) != repr(draw.decisions[name]):
+                        queue.append({**draw.decisions, name: value})
 
 
 def decisions(space: Space) -> dict[str, tuple[Domain, Key]]:
@@ -48,26 +63,6 @@ def decisions(space: Space) -> dict[str, tuple[Domain, Key]]:
             for twin in alike[_starred(above), found[above][1]]:
                 found.setdefault(twin + name[len(above) :], (domain, place))
     return found
-
-
-def _covering(space: Space) -> Iterator[tuple[dict[str, Value], Draw | Unresolvable]]:
-    """The draws, each with the decisions that were made for it beside the defaults."""
-    seen: set[Alternative] = set()
-    queue: list[dict[str, Value]] = [{}]
-    for fixed in itertools.islice(_popped(queue), MOST):
-        try:
-            draw = space.sections.resolve(lambda n, d, f=fixed: f.get(n, d.default))
-        except Unresolvable as error:
-            yield fixed, error
-            continue
-        yield fixed, draw
-        for name, domain in draw.domains.items():
-            for value in domain.alternatives():
-                key = _alternative(draw, name, value)
-                if key not in seen:
-                    seen.add(key)
-                    if repr(value) != repr(draw.decisions[name]):
-                        queue.append({**draw.decisions, name: value})
 
 
 def _popped(queue: list[dict[str, Value]]) -> Iterator[dict[str, Value]]:
@@ -88,14 +83,17 @@ def _starred(name: str) -> str:
 def check(space: Space) -> list[Problem]:
     """Tries every alternative and gives the warnings; SpecError when one can never be legal."""
     attempt = _Attempt(space)
-    for fixed, draw in _covering(space):
+    for number, draw in enumerate(covering_draws(space), 1):
         if isinstance(draw, Unresolvable):
             attempt.stuck.setdefault(draw.source, space.at(draw.source, draw.message))
         else:
-            attempt.take(fixed, draw)
+            attempt.take(draw)
     if problems := [*attempt.illegal.values(), *attempt.never()]:
         raise SpecError(problems)
-    return attempt.warnings()
+    warnings = attempt.warnings()
+    if number == MOST:
+        warnings.append(Problem(None, space.name, f"only {MOST} of its alternatives were tried"))
+    return warnings
 
 
 class _Attempt:
@@ -108,14 +106,14 @@ class _Attempt:
         self.valued: set[Key] = set()  # what holds the places that gave one
         self.refused: dict[Key, Problem] = {}  # by the place of a part that cannot be built
         self.built: set[Key] = set()
-        self.met: dict[Alternative, tuple[dict[str, Value], Draw]] = {}
+        self.met: dict[Alternative, Draw] = {}
         self.legal: set[Alternative] = set()
 
-    def take(self, fixed: dict[str, Value], draw: Draw) -> None:
+    def take(self, draw: Draw) -> None:
         """Notes what of a draw is legal."""
         taken = [_alternative(draw, name, value) for name, value in draw.decisions.items()]
         for key in taken:
-            self.met.setdefault(key, (fixed, draw))
+            self.met.setdefault(key, draw)
         self.valued |= {source[:-1] for source in draw.sources.values()}
         findings = validation.find(ModelSpec, draw.data)
         for finding in findings:
@@ -146,33 +144,31 @@ class _Attempt:
 
     def warnings(self) -> list[Problem]:
         """What fails in some draws only, and alternatives that no legal model was found with."""
-        rng = random.Random(0)
         out = {(source, ""): problem for source, problem in self.stuck.items()}
-        for key, (fixed, draw) in self.met.items():
-            if key in self.legal or self.rescued(key, fixed, draw, rng):
-                continue
-            name, source, value = key
-            text = f"no legal model was found with {name} = {value}; drop it, or what forbids it"
-            out[source, value] = self.space.at(source, text)
+        rng, left = random.Random(0), ATTEMPTS
+        for key, draw in self.met.items():
+            tries = 0
+            while key not in self.legal and tries < EACH and left:
+                self.attempt(key, draw, rng)
+                tries, left = tries + 1, left - 1
+            if key not in self.legal and tries == EACH:
+                name, source, value = key
+                text = f"no legal model was found with {name} = {value}; drop it or what forbids it"
+                out[source, value] = self.space.at(source, text)
         return list(out.values())
 
-    def rescued(
-        self, key: Alternative, fixed: dict[str, Value], draw: Draw, rng: random.Random
-    ) -> bool:
-        """Whether random decisions elsewhere make a legal model with this alternative."""
+    def attempt(self, key: Alternative, draw: Draw, rng: random.Random) -> None:
+        """Decides at random all but an alternative and what leads to it; notes what is legal."""
         name = next(n for n, v in draw.decisions.items() if _alternative(draw, n, v) == key)
 
         def choose(asked: str, domain: Domain) -> Value:
             above = name == asked or name.startswith(f"{asked}/")
             return draw.decisions[asked] if above else domain.draw(rng)
 
-        for _ in range(ATTEMPTS):
-            try:
-                self.space.legal(self.space.resolve(choose))
-            except SpecError:
-                continue
-            return True
-        return False
+        with contextlib.suppress(SpecError):
+            other = self.space.resolve(choose)
+            self.space.legal(other)
+            self.legal |= {_alternative(other, n, v) for n, v in other.decisions.items()}
 
 
 def part_paths(data: Any, path: Key = ()) -> Iterator[Key]:

@@ -28,6 +28,8 @@ def _refusal(kind: type[PartSpec], text: str, dim: int) -> str | None:
             factory(kind.model_validate_json(text))(dim)
     except ValueError as error:
         return str(error)
+    except RuntimeError as error:  # of torch, whose tensors end at 2^63 bytes
+        return f"cannot be made at dim {dim}: {str(error).splitlines()[0]}"
     return None
 
 

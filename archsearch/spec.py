@@ -6,7 +6,7 @@ A spec says the width, the number of layers, what a layer holds and how mixers a
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import networkx as nx
 import pydantic
@@ -33,7 +33,7 @@ class ModelSpec(Frozen):
     """
 
     dim: Positive = pydantic.Field(description="model width D")
-    layers: Positive = pydantic.Field(description="number of layers")
+    layers: Annotated[int, pydantic.Field(ge=1, le=4096, description="number of layers")]
     norm: NormSpec = schema(RMSNorm)()
     mlp: ChannelMixerSpec | None = schema(SwiGLU)()
     conv: list[Positive] = pydantic.Field(

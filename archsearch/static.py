@@ -92,6 +92,9 @@ class _Static:
     def all(self) -> Iterator[Trouble]:
         yield from self.clashes()
         for section in SECTIONS:
+            if word := _is_said(getattr(self.sections, section)):
+                yield (section,), f"{word!r}: not {section} as a whole, but its values are decided"
+                return
             for key, node in getattr(self.sections, section).items():
                 yield from self.node(node, (section, key))
 
@@ -143,6 +146,11 @@ class _Static:
             yield from _tried(source, lambda: _repeats(node))
         for child in node:
             yield from self.node(node[child], (*source, child))
+
+
+def _is_said(node: dict[str, Any]) -> str | None:
+    """The word that makes a mapping more than a literal."""
+    return domains.decision_key(node) or next((w for w in ("solve", "repeat") if w in node), None)
 
 
 def solvable(node: dict[str, Any], source: Key) -> tuple[int, int, int]:

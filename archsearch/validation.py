@@ -13,7 +13,8 @@ from archsearch.reading import Document, Key, nearest, show_path
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
-Positive = Annotated[int, pydantic.Field(ge=1)]
+LARGEST = 2**31 - 1
+Positive = Annotated[int, pydantic.Field(ge=1, le=LARGEST)]
 
 
 class Frozen(pydantic.BaseModel):
