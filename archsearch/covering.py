@@ -83,7 +83,8 @@ def _starred(name: str) -> str:
 def check(space: Space) -> list[Problem]:
     """Tries every alternative and gives the warnings; SpecError when one can never be legal."""
     attempt = _Attempt(space)
-    for number, draw in enumerate(covering_draws(space), 1):
+    number = 0
+    for number, draw in enumerate(covering_draws(space), 1):  # noqa: B007 - how many there were
         if isinstance(draw, Unresolvable):
             attempt.stuck.setdefault(draw.source, space.at(draw.source, draw.message))
         else:
