@@ -1,6 +1,7 @@
 """What a decision of a space is, where it stands, when it is made, and what draws make of it."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,9 +41,10 @@ def explain(space: Space, path: str) -> Iterator[str]:
     UserError when there is no such path.
     """
     known = decisions(space)
-    if path in known:
-        yield from _decision(space, path, known)
-        return
+    for name in (path, re.sub(r"[.\[]", "/", path.removeprefix("model.")).replace("]", "")):
+        if name in known:
+            yield from _decision(space, name, known)
+            return
     seen = _value(space, path)
     if not seen.values:
         paths = [*known, *map(show_path, space.default().sources)]
