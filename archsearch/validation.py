@@ -16,6 +16,11 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 Positive = Annotated[int, pydantic.Field(ge=1)]
 
 
+def told(words: str) -> Any:
+    """What a field is, for one that has no other setting; pydantic's description of it."""
+    return pydantic.Field(description=words)
+
+
 class Frozen(pydantic.BaseModel):
     """The base of what a file says: closed, strict, immutable."""
 
