@@ -168,7 +168,7 @@ class Writer:
         fields = {"type": {"const": tag, "doNotSuggest": True}} if tag else {}
         options = {key: node for key, node in model["properties"].items() if key not in fields}
         fields |= {key: self.property(node, field) for key, node in options.items()}
-        told = {"title": tag or model["title"], **words(model)}
+        told = {**({"title": tag} if tag else {}), **words(model)}
         return closed(fields, model.get("required", []), **told)
 
     def value(self, node: Schema) -> Schema:
