@@ -19,7 +19,7 @@ import pydantic
 
 from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
 from archsearch.spec import ModelSpec
-from archsearch.validation import Frozen, Positive
+from archsearch.validation import Frozen, Positive, told
 
 COUNT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -40,14 +40,35 @@ def quantity(units: dict[str, int]) -> Callable[[Any], Any]:
     return read
 
 
-Count = Annotated[int, pydantic.BeforeValidator(quantity(COUNT)), pydantic.Field(ge=1)]
-Bytes = Annotated[int, pydantic.BeforeValidator(quantity(BYTES)), pydantic.Field(ge=1)]
+def _written(units: dict[str, int]) -> pydantic.WithJsonSchema:
+    """The JSON Schema of a quantity as it stands in a file."""
+    told = "a number with a unit of " + ", ".join(unit for unit in units if unit)
+    form = rf"^([0-9]+\.?[0-9]*|\.[0-9]+)\s*({'|'.join(units)})$"
+    text = {"type": "string", "pattern": form, "patternErrorMessage": told}
+    return pydantic.WithJsonSchema({"anyOf": [text, {"type": "integer", "minimum": 1}]})
+
+
+Count = Annotated[
+    int,
+    pydantic.BeforeValidator(quantity(COUNT)),
+    pydantic.Field(ge=1),
+    _written(COUNT),
+]
+Bytes = Annotated[
+    int,
+    pydantic.BeforeValidator(quantity(BYTES)),
+    pydantic.Field(ge=1),
+    _written(BYTES),
+]
+
+
+MOST = "a candidate over it is never trained; null only records the cost"
 
 
 class Parameters(Frozen):
     """Trainable numbers of the model."""
 
-    max: Count | None = None
+    max: Annotated[Count | None, told(MOST)] = None
 
     def measure(self, spec: ModelSpec, vocab: int) -> int:
         return parameters(spec, vocab=vocab)
@@ -56,8 +77,8 @@ class Parameters(Frozen):
 class FlopsPerToken(Frozen):
     """Forward FLOPs per token at a context."""
 
-    max: Count | None = None
-    context: Positive = 256
+    max: Annotated[Count | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens of the sequence")] = 256
 
     def measure(self, spec: ModelSpec, vocab: int) -> int:
         total = forward_flops(spec, batch=1, seq_len=self.context, vocab=vocab)
@@ -67,8 +88,8 @@ class FlopsPerToken(Frozen):
 class StateBytes(Frozen):
     """Bytes that decoding carries for one sequence after `context` tokens."""
 
-    max: Bytes | None = None
-    context: Positive = 4096
+    max: Annotated[Bytes | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens seen before")] = 4096
 
     def measure(self, spec: ModelSpec, vocab: int) -> int:
         return state_bytes(spec, batch=1, seq_len=self.context, vocab=vocab)
@@ -77,9 +98,9 @@ class StateBytes(Frozen):
 class TrainMemory(Frozen):
     """Peak bytes of an AdamW step at a batch and length."""
 
-    max: Bytes | None = None
-    batch: Positive = 32
-    length: Positive = 256
+    max: Annotated[Bytes | None, told(MOST)] = None
+    batch: Annotated[Positive, told("sequences of a step")] = 32
+    length: Annotated[Positive, told("tokens of a sequence")] = 256
 
     def measure(self, spec: ModelSpec, vocab: int) -> int:
         return train_memory(spec, batch=self.batch, seq_len=self.length, vocab=vocab)

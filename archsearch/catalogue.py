@@ -137,7 +137,10 @@ class AnyMember:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
-        return handler(self.adapter().core_schema)
+        title = f"Causal{self.family.__name__}" if self.within else self.family.__name__
+        words = {model.model_fields["type"].default: model.__doc__ for model in self.models()}
+        names = {"enum": sorted(words), "enumDescriptions": [words[n] for n in sorted(words)]}
+        return {"anyOf": [names, {**handler(self.adapter().core_schema), "title": title}]}
 
 
 def part(family: type[Family], within: type[Family] | None = None) -> Any:

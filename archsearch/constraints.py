@@ -23,7 +23,7 @@ from archsearch import expressions
 from archsearch.reading import nearest
 from archsearch.spec import ModelSpec
 from archsearch.topologies import Branches
-from archsearch.validation import Frozen
+from archsearch.validation import Frozen, told
 
 FACTS = ("dim", "layers", "mixers", "first_mixer", "last_mixer", "model")
 
@@ -36,8 +36,12 @@ def _readable(rule: str) -> str:
 class Constraint(Frozen):
     """A rule with the name under which its rejections are counted."""
 
-    name: Annotated[str, pydantic.Field(min_length=1)]
-    rule: Annotated[str, pydantic.AfterValidator(_readable)]
+    name: Annotated[str, pydantic.Field(min_length=1, description="rejections are counted by it")]
+    rule: Annotated[
+        str,
+        pydantic.AfterValidator(_readable),
+        told("an expression that must be true, such as first_mixer != 'attention'"),
+    ]
 
     def unknown(self, shared: list[str]) -> str | None:
         """What is wrong with the names of the rule, if anything."""

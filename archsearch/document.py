@@ -14,7 +14,7 @@ from archsearch.constraints import Constraint
 from archsearch.tasks import TASKS
 from archsearch.tasks.task import Task
 from archsearch.training import Training
-from archsearch.validation import Frozen, Positive
+from archsearch.validation import Frozen, Positive, told
 
 if TYPE_CHECKING:
     AnyTask = Task
@@ -26,7 +26,9 @@ else:
 class Search(Frozen):
     """How candidates are proposed, and how many are trained."""
 
-    sampler: Literal["tpe", "random", "nsga2"] = "tpe"
+    sampler: Annotated[
+        Literal["tpe", "random", "nsga2"], told("Optuna's, by which candidates are drawn")
+    ] = "tpe"
     trials: Positive = pydantic.Field(
         default=20, description="candidates trained, baselines not counted"
     )
@@ -44,18 +46,33 @@ class Final(Frozen):
 class SpaceFile(Frozen):
     """The whole document of a study."""
 
-    archsearch: Literal[1]
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    archsearch: Annotated[Literal[1], told("version of the language")]
+    name: Annotated[
+        str,
+        pydantic.Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="what the study is called by"
+        ),
+    ]
+    seed: Annotated[int, pydantic.Field(ge=0, description="every other seed derives from it")] = 0
     blocks: Annotated[list[str], pydantic.Field(description="files of blocks of your own")] = []
-    shared: dict[str, Any] = {}
-    define: dict[str, Any] = {}
-    model: dict[str, Any]
-    constraints: list[Constraint] = []
+    shared: Annotated[dict[str, Any], told("decided once, the same wherever $name stands")] = {}
+    define: Annotated[dict[str, Any], told("fragments, decided afresh wherever $name stands")] = {}
+    model: Annotated[
+        dict[str, Any], told("the architecture; in a space, any value may be a decision")
+    ]
+    constraints: Annotated[
+        list[Constraint], told("rules that an architecture keeps, judged before it is built")
+    ] = []
     budgets: Budgets = Budgets()
-    tasks: Annotated[list[AnyTask], pydantic.Field(min_length=1)]
+    tasks: Annotated[
+        list[AnyTask],
+        pydantic.Field(min_length=1, description="what candidates are trained and scored on"),
+    ]
     train: Training = Training()
-    baselines: list[Literal[tuple(DESIGNS)]] = ["retnet", "mamba", "transformer"]  # type: ignore[valid-type]
+    baselines: Annotated[
+        list[Literal[tuple(DESIGNS)]],  # type: ignore[valid-type]
+        told("published designs, trained and tested like candidates"),
+    ] = ["retnet", "mamba", "transformer"]
     search: Search = Search()
     final: Final = Final()
 

@@ -23,7 +23,7 @@ from archsearch.catalogue import (
     schema,
 )
 from archsearch.topologies import Division, Planned, Topology
-from archsearch.validation import Frozen, Positive
+from archsearch.validation import Frozen, Positive, told
 
 
 class ModelSpec(Frozen):
@@ -34,8 +34,10 @@ class ModelSpec(Frozen):
 
     dim: Positive = pydantic.Field(description="model width D")
     layers: Annotated[int, pydantic.Field(ge=1, le=4096, description="number of layers")]
-    norm: NormSpec = schema(RMSNorm)()
-    mlp: ChannelMixerSpec | None = schema(SwiGLU)()
+    norm: Annotated[NormSpec, told("before every mixing and at the end")] = schema(RMSNorm)()
+    mlp: Annotated[
+        ChannelMixerSpec | None, told("the channel mixing of every layer; null is none")
+    ] = schema(SwiGLU)()
     conv: list[Positive] = pydantic.Field(
         default=[],
         description="widths of a causal short convolution before every layer's mixing, by level: "
@@ -44,7 +46,7 @@ class ModelSpec(Frozen):
     causal: bool = pydantic.Field(
         default=True, description="false lets mixers see the future: no streaming, no language"
     )
-    topology: Topology
+    topology: Annotated[Topology, told("how mixers are fused over depth")]
 
     @pydantic.model_validator(mode="after")
     def _lays_itself_out(self) -> "ModelSpec":

@@ -23,7 +23,7 @@ import pydantic
 from archsearch.blocks.merge import Mean
 from archsearch.catalogue import MergeSpec, MixerSpec, schema
 from archsearch.reading import nearest
-from archsearch.validation import Frozen, Positive
+from archsearch.validation import Frozen, Positive, told
 
 INPUT = "input"
 """What the first nodes of a graph read: the embedded tokens."""
@@ -35,9 +35,12 @@ Share = Annotated[float, pydantic.Field(gt=0, le=1)]
 class Branches(Frozen):
     """What mixes time in one layer: branches, joined by a merge where there are several."""
 
-    branches: Annotated[list[MixerSpec], pydantic.Field(min_length=1)]
-    merge: MergeSpec = schema(Mean)()
-    branch_norm: Literal["none", "rms"] = "rms"
+    branches: Annotated[
+        list[MixerSpec],
+        pydantic.Field(min_length=1, description="the mixers, all of them on the same input"),
+    ]
+    merge: Annotated[MergeSpec, told("how several become one")] = schema(Mean)()
+    branch_norm: Annotated[Literal["none", "rms"], told("of every branch before the merge")] = "rms"
 
 
 class Division(Frozen):
@@ -51,9 +54,14 @@ class Division(Frozen):
                      projection of both gives the layer's output
     """
 
-    parts: Annotated[list[MixerSpec], pydantic.Field(min_length=1)]
-    ratio: Share | list[Share] = 0.5
-    over: Literal["channels", "heads"] = "channels"
+    parts: Annotated[list[MixerSpec], pydantic.Field(min_length=1, description="the mixers")]
+    ratio: Annotated[
+        Share | list[Share], told("the first one's share of the width, or the share of each")
+    ] = 0.5
+    over: Annotated[
+        Literal["channels", "heads"],
+        told("channels of their own, or heads, which read all channels by a projection"),
+    ] = "channels"
 
     @pydantic.model_validator(mode="after")
     def _a_share_each(self) -> "Division":
@@ -121,17 +129,24 @@ def chain(layers: list[Layer], rates: list[int] | None = None) -> list[Planned]:
 class Interleave(Frozen):
     """One mixer a layer: `minor` in some layers of every period, `major` elsewhere.
 
-    period p     a minor once every p layers, first of them; 2 unless told
-    ratio "m:r"  r minors after m majors, a period of m + r layers; instead of a period
-    phase        in [0, 1): all of it floor(phase * period) layers later
+    All of it stands floor(phase * period) layers later.
     """
 
     type: Literal["interleave"] = "interleave"
-    major: MixerSpec
-    minor: MixerSpec | None = None
-    period: Annotated[int, pydantic.Field(ge=2)] | None = None
-    ratio: Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")] | None = None
-    phase: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    major: Annotated[MixerSpec, told("the mixer of most layers")]
+    minor: Annotated[MixerSpec | None, told("the other mixer; null is the same again")] = None
+    period: Annotated[
+        Annotated[int, pydantic.Field(ge=2)] | None,
+        told("layers of a period, the first of them a minor; 2 unless told"),
+    ] = None
+    ratio: Annotated[
+        Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")] | None,
+        told("instead of a period, m:r is r minors after m majors, a period of m + r layers"),
+    ] = None
+    phase: Annotated[
+        float,
+        pydantic.Field(ge=0, lt=1, description="part of a period by which all of it is later"),
+    ] = 0.0
 
     @pydantic.model_validator(mode="after")
     def _period_or_ratio(self) -> "Interleave":
@@ -163,9 +178,11 @@ class Pattern(Frozen):
     type: Literal["pattern"] = "pattern"
     mixers: Annotated[
         dict[Annotated[str, pydantic.Field(pattern=r"^[A-Za-z]$")], MixerSpec],
-        pydantic.Field(min_length=1),
+        pydantic.Field(min_length=1, description="a mixer for each letter"),
     ]
-    pattern: Annotated[str, pydantic.Field(min_length=1)]
+    pattern: Annotated[
+        str, pydantic.Field(min_length=1, description="a letter a layer, over and over")
+    ]
 
     @pydantic.model_validator(mode="after")
     def _same_letters(self) -> "Pattern":
@@ -204,9 +221,9 @@ class Split(Division):
 class Kind(Frozen):
     """What a layer holds: a mixer, a parallel fusion or a split."""
 
-    mixer: MixerSpec | None = None
-    parallel: Branches | None = None
-    split: Division | None = None
+    mixer: Annotated[MixerSpec | None, told("one mixer")] = None
+    parallel: Annotated[Branches | None, told("several mixers, merged")] = None
+    split: Annotated[Division | None, told("two mixers that divide the width")] = None
 
     @pydantic.model_validator(mode="after")
     def _one_of_three(self) -> "Kind":
@@ -226,7 +243,9 @@ class Stack(Frozen):
     """Layers one by one, bottom to top."""
 
     type: Literal["stack"] = "stack"
-    layers: Annotated[list[Kind], pydantic.Field(min_length=1)]
+    layers: Annotated[
+        list[Kind], pydantic.Field(min_length=1, description="what each holds, bottom to top")
+    ]
 
     def plan(self, layers: int) -> list[Planned]:
         if len(self.layers) != layers:
@@ -243,15 +262,17 @@ class Stage(Kind):
     group to the end of the next: causal, and 1/r of the work.
     """
 
-    rate: Literal[1, 2, 4, 8] = 1
+    rate: Annotated[Literal[1, 2, 4, 8], told("tokens that its layers see as one")] = 1
 
 
 class Hierarchical(Frozen):
     """Stages of depth, bottom to top: `depth` says how many layers each stage has."""
 
     type: Literal["hierarchical"] = "hierarchical"
-    stages: Annotated[dict[str, Stage], pydantic.Field(min_length=1)]
-    depth: dict[str, Positive]
+    stages: Annotated[
+        dict[str, Stage], pydantic.Field(min_length=1, description="by name, bottom to top")
+    ]
+    depth: Annotated[dict[str, Positive], told("layers of each stage, by name")]
 
     @pydantic.model_validator(mode="after")
     def _same_names(self) -> "Hierarchical":
@@ -274,8 +295,10 @@ class Hierarchical(Frozen):
 class Node(Kind):
     """A layer with a name, the names that it reads, and how it joins several."""
 
-    reads: Annotated[list[str], pydantic.Field(min_length=1)]
-    join: MergeSpec = schema(Mean)()
+    reads: Annotated[
+        list[str], pydantic.Field(min_length=1, description=f"names of nodes, or {INPUT}")
+    ]
+    join: Annotated[MergeSpec, told("how what it reads becomes one")] = schema(Mean)()
 
 
 class Graph(Frozen):
@@ -285,7 +308,9 @@ class Graph(Frozen):
     """
 
     type: Literal["graph"] = "graph"
-    nodes: Annotated[dict[str, Node], pydantic.Field(min_length=1)]
+    nodes: Annotated[
+        dict[str, Node], pydantic.Field(min_length=1, description="the layers, by name")
+    ]
 
     @pydantic.model_validator(mode="after")
     def _hangs_together(self) -> "Graph":

@@ -29,9 +29,13 @@ class Training(Frozen):
     """How every architecture of a study is trained."""
 
     steps: Positive = pydantic.Field(default=150, description="optimiser steps on each task")
-    lr: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 8e-3
+    lr: Annotated[
+        float, pydantic.Field(gt=0, allow_inf_nan=False, description="learning rate of AdamW")
+    ] = 8e-3
     warmup: Annotated[int, pydantic.Field(ge=0)] = pydantic.Field(default=20, description="steps")
-    weight_decay: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.01
+    weight_decay: Annotated[
+        float, pydantic.Field(ge=0, allow_inf_nan=False, description="of the matrices alone")
+    ] = 0.01
     clip: Annotated[float, pydantic.Field(gt=0)] = pydantic.Field(
         default=1.0, description="gradient norm"
     )

@@ -17,6 +17,11 @@ LARGEST = 2**31 - 1
 Positive = Annotated[int, pydantic.Field(ge=1, le=LARGEST)]
 
 
+def told(words: str) -> Any:
+    """What a field is, for one that has no other setting; pydantic's description of it."""
+    return pydantic.Field(description=words)
+
+
 class Frozen(pydantic.BaseModel):
     """The base of what a file says: closed, strict, immutable."""
 

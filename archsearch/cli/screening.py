@@ -73,6 +73,28 @@ def blocks(
 
 
 @app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Where to write it.", metavar="FILE")] = None,
+    blocks: Annotated[
+        list[Path] | None, typer.Option(help="Blocks of yours to know.", metavar="FILE.py")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of spaces and specs, by which an editor completes and checks them."""
+    from archsearch import plugins
+    from archsearch.errors import UserError
+    from archsearch.schema import text
+
+    written = text([plugins.load_file(path).path.name for path in blocks or ()])
+    if out is None:
+        print(written, end="")
+        return
+    try:
+        out.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); check the path") from None
+
+
+@app.command()
 def check(
     block: Annotated[str, typer.Argument(help="A block of yours.", metavar="FILE.py:CLASS")],
 ) -> None:
