@@ -14,7 +14,7 @@ its box.
 
 import itertools
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -24,6 +24,7 @@ import plotly.graph_objects as go
 from archsearch.catalogue import PartSpec
 from archsearch.report.figures import LINE, styled
 from archsearch.report.layer_graph import layer_graph
+from archsearch.runs import Run, folded, layer_of
 from archsearch.spec import ModelSpec
 from archsearch.topologies import is_chain
 
@@ -50,13 +51,10 @@ def architecture(spec: ModelSpec) -> go.Figure:
     plan = spec.plan()
     if not is_chain(plan):
         return layer_graph(plan)
-    runs = [
-        (p, len(list(run))) for p, run in itertools.groupby(plan, lambda p: replace(p, reads=()))
-    ]
-    graph = spec.graph([replace(p, reads=(i - 1,)) for i, (p, _) in enumerate(runs)])
+    graph, runs = folded(spec)
     boxes = layout(graph)
     right, bottom = max(b.x for b in boxes.values()) + 0.46, max(b.y for b in boxes.values()) + 0.6
-    bands, titles = _layers(boxes, [count for _, count in runs], right)
+    bands, titles = _layers(boxes, runs, right)
     figure = styled(
         go.Figure([*_edges(boxes, graph), _labels(boxes, graph)]),
         round(ROW * (bottom + 0.6)),
@@ -109,23 +107,21 @@ def lanes(n: int) -> list[float]:
 
 
 def _layers(
-    boxes: dict[str, Box], counts: list[int], right: float
+    boxes: dict[str, Box], runs: list[Run], right: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A band behind every layer drawn, and beside it which layers it stands for."""
-    bands, titles, first = [], [], 0
-    for i, count in enumerate(counts):
-        inside = [box for name, box in boxes.items() if name.split("_")[0] == f"layer{i}"]
+    bands, titles = [], []
+    for run in runs:
+        inside = [box for name, box in boxes.items() if layer_of(name) == f"layer{run.first}"]
         top = min(box.y - box.half_height for box in inside) - 0.06
         bottom = max(box.y for box in inside) + 0.24
         band = {"type": "rect", "x0": -0.48, "x1": right, "y0": top, "y1": bottom}
         bands.append(
             {**band, "fillcolor": LINE, "opacity": 0.1, "line": {"width": 0}, "layer": "below"}
         )
-        last = first + count - 1
-        text = f"layer {first}" if count == 1 else f"layers {first} to {last},<br>equal"
+        text = run.title if run.count == 1 else f"{run.title},<br>equal"
         where = {"x": right, "y": (top + bottom) / 2, "xanchor": "left", "xshift": 8}
         titles.append({**where, "text": text, "align": "left", "showarrow": False})
-        first = last + 1
     return bands, titles
 
 
