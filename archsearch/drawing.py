@@ -7,15 +7,14 @@ Both have a box for every layer and a node for everything in it, equal neighbour
 dotted are the inputs that a merge weighs by and that a stretch at a lower rate takes off again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import networkx as nx
 
 from archsearch import words
-from archsearch.runs import Run, folded, layer_of
+from archsearch.runs import Run, folded, layer_of, within
 from archsearch.spec import ModelSpec
 
-RATES = ("pool", "unpool")
 ASIDE = {("merge", "x"), ("unpool", "u")}
 """The inputs, by op and role, that are not data passing through."""
 
@@ -54,17 +53,11 @@ def dot(spec: ModelSpec) -> str:
 
 
 def _grouped(graph: nx.DiGraph, runs: list[Run]) -> Iterator[tuple[str, list[str]]]:
-    """The nodes of every layer under its title, in their order; of what is no layer, under none.
-
-    A change of rate stands between layers, not in one: equal layers have it once together.
-    """
-    titles = {f"layer{run.first}": run.title + (", equal" if run.count > 1 else "") for run in runs}
-    groups: dict[str, list[str]] = {}
-    for node in graph:
-        between = graph.nodes[node]["op"] in RATES
-        groups.setdefault(node if between else layer_of(node), []).append(node)
-    for layer, nodes in groups.items():
-        yield titles.get(layer, ""), nodes
+    """The nodes of every run under its title; first those of none, under no title."""
+    layers = [(run.title, within(graph, run)) for run in runs]
+    inside = {node for _, nodes in layers for node in nodes}
+    yield "", [node for node in graph if node not in inside]
+    yield from layers
 
 
 def _edges(graph: nx.DiGraph) -> Iterator[tuple[str, str, bool]]:
@@ -72,24 +65,16 @@ def _edges(graph: nx.DiGraph) -> Iterator[tuple[str, str, bool]]:
         yield source, target, (graph.nodes[target]["op"], role) in ASIDE
 
 
-def label(graph: nx.DiGraph, node: str) -> list[str]:
+def _label(graph: nx.DiGraph, node: str) -> list[str]:
     """What a node is called, then its options that are not at their defaults, a line each."""
-    data = graph.nodes[node]
-    op, part, sizes, dim = data["op"], data["part"], data["sizes"], data["dim"]
-    if part is not None:
-        return [part.type, *(f"{name} {value}" for name, value in words.changed(part).items())]
-    named: dict[str, Callable[[], str]] = {
-        "add": lambda: "+",
-        "embed": lambda: f"embed, {dim} wide",
-        "slice": lambda: f"channels {sizes[0]} to {sizes[0] + dim - 1}",
-        "project": lambda: f"project to {dim}",
-    }
-    return [named[op]() if op in named else " ".join(map(str, (op, *sizes)))]
+    part = graph.nodes[node]["part"]
+    options = {} if part is None else words.changed(part)
+    return [words.node(graph, node), *(f"{name} {value}" for name, value in options.items())]
 
 
 def _shape(graph: nx.DiGraph, node: str) -> str:
     """A Mermaid node without its id."""
-    first, *rest = map(_entities, label(graph, node))
+    first, *rest = map(_entities, _label(graph, node))
     op = graph.nodes[node]["op"]
     if op == "add":
         return f'(("{first}"))'
@@ -100,7 +85,7 @@ def _shape(graph: nx.DiGraph, node: str) -> str:
 def _attributes(graph: nx.DiGraph, node: str) -> str:
     """The attributes of a DOT node."""
     shape = ", shape=circle, margin=0, width=0.3" if graph.nodes[node]["op"] == "add" else ""
-    return f"label={_quoted(chr(10).join(label(graph, node)))}{shape}"
+    return f"label={_quoted(chr(10).join(_label(graph, node)))}{shape}"
 
 
 def _id(node: str) -> str:

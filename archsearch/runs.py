@@ -8,6 +8,8 @@ import networkx as nx
 from archsearch.spec import ModelSpec
 from archsearch.topologies import Planned, is_chain
 
+RATES = ("pool", "unpool")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -21,7 +23,8 @@ class Run:
     def title(self) -> str:
         """Which layers these are."""
         last = self.first + self.count - 1
-        return f"layers {self.first} to {last}" if self.count > 1 else f"layer {self.first}"
+        several = f"layers {self.first} to {last}, equal"
+        return several if self.count > 1 else f"layer {self.first}"
 
 
 def runs(plan: list[Planned]) -> list[Run]:
@@ -57,6 +60,15 @@ def folded(spec: ModelSpec) -> tuple[nx.DiGraph, list[Run]]:
 def _renamed(node: str, names: dict[str, str]) -> str:
     layer = layer_of(node)
     return names.get(layer, layer) + node.removeprefix(layer)
+
+
+def within(graph: nx.DiGraph, run: Run) -> list[str]:
+    """The nodes of a run. A change of rate is none: it stands once around equal layers."""
+    return [
+        node
+        for node in graph
+        if layer_of(node) == f"layer{run.first}" and graph.nodes[node]["op"] not in RATES
+    ]
 
 
 def layer_of(node: str) -> str:

@@ -1,17 +1,22 @@
-"""Parts and layers in a line of words: only what differs from the defaults is said."""
+"""Parts, layers, nodes and decisions in words; of a part only what differs from its defaults."""
 
 from typing import Any
 
+import networkx as nx
+
 from archsearch.catalogue import PartSpec
+from archsearch.domains import Choice, Domain, decision_key
 from archsearch.topologies import Branches, Planned
 
 
 def scalar(value: Any) -> str:
-    """A plain value as YAML writes it, numbers in at most six digits."""
+    """Plain data as YAML writes it on a line, numbers in at most six digits."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
         return f"[{', '.join(map(scalar, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {scalar(child)}' for key, child in value.items())}}}"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)
@@ -55,3 +60,36 @@ def mixing(planned: Planned) -> str:
         share = f"{layer.ratio:g} {told(first)} + {1 - layer.ratio:g} {told(second)}"
         text = f"{share} over {layer.over}"
     return f"conv {planned.conv}, {text}" if planned.conv else text
+
+
+def node(graph: nx.DiGraph, name: str) -> str:
+    """What a node of a graph is called: its part, or what it does to which sizes."""
+    data = graph.nodes[name]
+    op, sizes, dim = data["op"], data["sizes"], data["dim"]
+    if data["part"] is not None:
+        return data["part"].type
+    if op == "slice":
+        return f"channels {sizes[0]} to {sizes[0] + dim - 1}"
+    said = {"add": "+", "embed": f"embed, {dim} wide", "project": f"project to {dim}"}
+    return said.get(op) or " ".join([op, *map(str, sizes)])
+
+
+def domain(node: dict[str, Any], parsed: Domain) -> str:
+    """What a decision may be: `one of 2, 4`, `2 to 256, log`."""
+    key = str(decision_key(node))
+    if key == "choice" or key == "choose":
+        return f"one of {', '.join(map(scalar, node[key]))}"
+    if key == "composition":
+        return f"{node[key]} as a sum of {', '.join(node['parts'])}"
+    if isinstance(parsed, Choice):
+        return f"{node[key]} fractions of one, in steps of {node.get('step', 0.125):g}"
+    if key == "fraction":
+        return "0 to 1"
+    step = f", in steps of {scalar(parsed.step)}" if parsed.step not in (None, 1) else ""
+    log = ", log" if parsed.log else ""
+    return f"{scalar(parsed.lo)} to {scalar(parsed.hi)}{step}{log}"
+
+
+def beside(node: dict[str, Any]) -> str:
+    """What is told beside a decision: `default 4, prior [1, 2]`."""
+    return ", ".join(f"{key} {scalar(node[key])}" for key in ("default", "prior") if key in node)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,20 @@ def validate(space: SpacePath) -> None:
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{space}: legal, {len(decisions(loaded))} decisions")
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(help="What to draw.", metavar="SPEC.yaml|STUDY|SPACE")],
+    view: Annotated[
+        Literal["tree", "html", "mermaid", "dot"], typer.Option("--as", help="Of a space a tree.")
+    ] = "tree",
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+) -> None:
+    """Draw an architecture, a study's best one, or a space with all its decisions."""
+    from archsearch.showing import show as draw
+
+    draw(source, view, out)
 
 
 @app.command()
