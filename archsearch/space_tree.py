@@ -45,10 +45,10 @@ def _line(word: str, *details: str, doc: str = "") -> Text:
     return Text.assemble((word, "bold"), *told, (f"  {doc}" if doc else "", "dim"))
 
 
-def _plain(node: Any) -> bool:
+def plain(node: Any) -> bool:
     """Whether a node is said in a word: a literal or an expression, or a list of them."""
     if isinstance(node, list):
-        return all(map(_plain, node))
+        return all(map(plain, node))
     return not isinstance(node, dict) and not _refers(node)
 
 
@@ -67,7 +67,7 @@ class _Walk:
         """Adds a node that stands at `source` under its key, `before` said first."""
         if _refers(node):
             self.reference(tree, key, node[1:])
-        elif isinstance(node, list) and not _plain(node):
+        elif isinstance(node, list) and not plain(node):
             below = tree.add(_line(key, before))
             for i, child in enumerate(node):
                 self.add(below, str(i), child, (*source, i))
@@ -100,25 +100,25 @@ class _Walk:
     def leaf(self, node: Any) -> bool:
         """Whether a node is one line."""
         kind = domains.decision_key(node)
-        return _plain(node) or bool(kind and kind != "choose" and not _arms(node))
+        return plain(node) or bool(kind and kind != "choose" and not arms(node))
 
     def decision(self, tree: Tree, key: str, node: dict, source: Key, before: str) -> None:
         more, doc = words.beside(node), node.get("doc", "")
-        arms = _arms(node)
-        if not arms:
-            domain = words.domain(node, self.sections.domain(node, source))
+        named = arms(node)
+        if not named:
+            domain = words.domain(node)
             tree.add(_line(key, before, ", ".join(filter(None, [domain, more])), doc=doc))
             return
         told = ", ".join(filter(None, ["one of", more]))
         below = tree.add(_line(key, before, told, doc=doc))
-        for i, (label, arm) in enumerate(arms):
+        for i, (label, arm) in enumerate(named):
             at = ("choose", label) if "choose" in node else ("choice", i)
             self.add(below, label, {} if arm is None else arm, (*source, *at))
 
     def mapping(self, tree: Tree, key: str, node: dict, source: Key, before: str) -> None:
         """A mapping: its type and literals on its line, the rest below."""
         kind = node.get("type", "")
-        said = {k: v for k, v in node.items() if k != "type" and _plain(v)}
+        said = {k: v for k, v in node.items() if k != "type" and plain(v)}
         literals = ", ".join(f"{k} {words.scalar(v)}" for k, v in said.items())
         below = tree.add(_line(key, before, "" if kind == key else str(kind), literals))
         for name, child in node.items():
@@ -135,7 +135,7 @@ class _Walk:
             self.add(below, f"at {place}", child, (*source, "at", place))
 
 
-def _arms(node: dict[str, Any]) -> list[tuple[str, Any]]:
+def arms(node: dict[str, Any]) -> list[tuple[str, Any]]:
     """The alternatives of a decision with their names, where some own decisions below them."""
     if "choose" in node:
         return list(node["choose"].items())

@@ -22,7 +22,7 @@ from archsearch.catalogue import PartSpec
 from archsearch.model import build_meta
 from archsearch.runs import Run, layer_of, runs
 from archsearch.spec import ModelSpec
-from archsearch.topologies import INPUT, Division, Planned, is_chain
+from archsearch.topologies import Division, is_chain
 
 
 def spec_tree(spec: ModelSpec, name: str) -> Tree:
@@ -79,7 +79,7 @@ def _common(tree: Tree, spec: ModelSpec, of_mlp: int) -> None:
 
 def _run(tree: Tree, spec: ModelSpec, run: Run, size: str, apart: bool) -> None:
     """A run of equal layers, branches and parts below it; `apart` of layers that are no chain."""
-    layer, reads = run.planned.layer, _reads(run.planned) if apart else ""
+    layer, reads = run.planned.layer, words.reading(run.planned) if apart else ""
     before = f"{run.title}: " if reads else f"{run.count} x " if run.count > 1 else ""
     if run.planned.conv:
         before += f"conv {run.planned.conv}, "
@@ -93,10 +93,3 @@ def _run(tree: Tree, spec: ModelSpec, run: Run, size: str, apart: bool) -> None:
         node = tree.add(_line(before, "parallel", words.merging(layer), reads, size=size))
         for mixer in layer.branches:
             node.add(_part(mixer))
-
-
-def _reads(planned: Planned) -> str:
-    """Of a layer in a graph, what it reads."""
-    names = [INPUT if i < 0 else f"layer {i}" for i in planned.reads]
-    join = f", join {words.told(planned.join)}" if len(names) > 1 else ""
-    return f"reads {' and '.join(names)}{join}"

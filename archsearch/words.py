@@ -5,8 +5,8 @@ from typing import Any
 import networkx as nx
 
 from archsearch.catalogue import PartSpec
-from archsearch.domains import Choice, Domain, decision_key
-from archsearch.topologies import Branches, Planned
+from archsearch.domains import decision_key
+from archsearch.topologies import INPUT, Branches, Planned
 
 
 def scalar(value: Any) -> str:
@@ -49,17 +49,23 @@ def merging(layer: Branches) -> str:
 
 
 def mixing(planned: Planned) -> str:
-    """What mixes time in a layer: `conv 3, retention (heads 8) | mamba; merge gate`."""
+    """What mixes time in a layer, and how often: `conv 3, gla | mamba; merge sum`."""
     layer = planned.layer
     if isinstance(layer, Branches):
         text = " | ".join(map(told, layer.branches))
-        if len(layer.branches) > 1:
-            text += f"; {merging(layer)}"
+        text += f"; {merging(layer)}" if len(layer.branches) > 1 else ""
     else:
-        first, second = layer.parts
-        share = f"{layer.ratio:g} {told(first)} + {1 - layer.ratio:g} {told(second)}"
-        text = f"{share} over {layer.over}"
-    return f"conv {planned.conv}, {text}" if planned.conv else text
+        first, second = map(told, layer.parts)
+        text = f"{layer.ratio:g} {first} + {1 - layer.ratio:g} {second} over {layer.over}"
+    text = f"conv {planned.conv}, {text}" if planned.conv else text
+    return text if planned.rate == 1 else f"{text} at 1/{planned.rate} of the tokens"
+
+
+def reading(planned: Planned) -> str:
+    """What a layer of a graph reads: `reads input and layer 0, join mean`."""
+    names = [INPUT if i < 0 else f"layer {i}" for i in planned.reads]
+    join = f", join {told(planned.join)}" if len(names) > 1 else ""
+    return f"reads {' and '.join(names)}{join}"
 
 
 def node(graph: nx.DiGraph, name: str) -> str:
@@ -74,20 +80,20 @@ def node(graph: nx.DiGraph, name: str) -> str:
     return said.get(op) or " ".join([op, *map(str, sizes)])
 
 
-def domain(node: dict[str, Any], parsed: Domain) -> str:
+def domain(node: dict[str, Any]) -> str:
     """What a decision may be: `one of 2, 4`, `2 to 256, log`."""
     key = str(decision_key(node))
-    if key == "choice" or key == "choose":
+    if key in ("choice", "choose"):
         return f"one of {', '.join(map(scalar, node[key]))}"
     if key == "composition":
         return f"{node[key]} as a sum of {', '.join(node['parts'])}"
-    if isinstance(parsed, Choice):
-        return f"{node[key]} fractions of one, in steps of {node.get('step', 0.125):g}"
+    if key == "simplex":
+        return f"{node[key]} fractions of one, in steps of {scalar(node.get('step', 0.125))}"
     if key == "fraction":
         return "0 to 1"
-    step = f", in steps of {scalar(parsed.step)}" if parsed.step not in (None, 1) else ""
-    log = ", log" if parsed.log else ""
-    return f"{scalar(parsed.lo)} to {scalar(parsed.hi)}{step}{log}"
+    step = f", in steps of {scalar(node['step'])}" if node.get("step", 1) != 1 else ""
+    log = ", log" if node.get("log") else ""
+    return f"{' to '.join(map(scalar, node[key]))}{step}{log}"
 
 
 def beside(node: dict[str, Any]) -> str:

@@ -36,6 +36,18 @@ def show(
 
 
 @app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A space, a spec or a study.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the kind.")],
+) -> None:
+    """Tell in words what differs; exit code 0 if nothing does, 1 if something, 2 for mistakes."""
+    from archsearch.comparing import print_differences
+
+    if not print_differences(first, second):
+        raise typer.Exit(1)
+
+
+@app.command()
 def cost(
     spec: Annotated[Path, typer.Argument(help="An architecture.", metavar="SPEC.yaml")],
     batch: Annotated[int, typer.Option(min=1)] = 1,
