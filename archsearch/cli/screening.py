@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,32 @@ def validate(space: SpacePath) -> None:
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{space}: legal, {len(decisions(loaded))} decisions")
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(help="What to draw.", metavar="SPEC.yaml|STUDY|SPACE")],
+    view: Annotated[
+        Literal["tree", "html", "mermaid", "dot"], typer.Option("--as", help="Of a space a tree.")
+    ] = "tree",
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+) -> None:
+    """Draw an architecture, a study's best one, or a space with all its decisions."""
+    from archsearch.showing import show as draw
+
+    draw(source, view, out)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A space, a spec or a study.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the kind.")],
+) -> None:
+    """Tell in words what differs; exit code 0 if nothing does, 1 if something, 2 for mistakes."""
+    from archsearch.comparing import print_differences
+
+    if not print_differences(first, second):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -14,16 +14,18 @@ its box.
 
 import itertools
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import networkx as nx
 import plotly.graph_objects as go
 
+from archsearch import words
 from archsearch.catalogue import PartSpec
 from archsearch.report.figures import LINE, styled
 from archsearch.report.layer_graph import layer_graph
+from archsearch.runs import Run, folded, within
 from archsearch.spec import ModelSpec
 from archsearch.topologies import is_chain
 
@@ -50,13 +52,10 @@ def architecture(spec: ModelSpec) -> go.Figure:
     plan = spec.plan()
     if not is_chain(plan):
         return layer_graph(plan)
-    runs = [
-        (p, len(list(run))) for p, run in itertools.groupby(plan, lambda p: replace(p, reads=()))
-    ]
-    graph = spec.graph([replace(p, reads=(i - 1,)) for i, (p, _) in enumerate(runs)])
+    graph, runs = folded(spec)
     boxes = layout(graph)
     right, bottom = max(b.x for b in boxes.values()) + 0.46, max(b.y for b in boxes.values()) + 0.6
-    bands, titles = _layers(boxes, [count for _, count in runs], right)
+    bands, titles = _layers(boxes, graph, runs, right)
     figure = styled(
         go.Figure([*_edges(boxes, graph), _labels(boxes, graph)]),
         round(ROW * (bottom + 0.6)),
@@ -109,23 +108,21 @@ def lanes(n: int) -> list[float]:
 
 
 def _layers(
-    boxes: dict[str, Box], counts: list[int], right: float
+    boxes: dict[str, Box], graph: nx.DiGraph, runs: list[Run], right: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A band behind every layer drawn, and beside it which layers it stands for."""
-    bands, titles, first = [], [], 0
-    for i, count in enumerate(counts):
-        inside = [box for name, box in boxes.items() if name.split("_")[0] == f"layer{i}"]
+    bands, titles = [], []
+    for run in runs:
+        inside = [boxes[name] for name in within(graph, run)]
         top = min(box.y - box.half_height for box in inside) - 0.06
         bottom = max(box.y for box in inside) + 0.24
         band = {"type": "rect", "x0": -0.48, "x1": right, "y0": top, "y1": bottom}
         bands.append(
             {**band, "fillcolor": LINE, "opacity": 0.1, "line": {"width": 0}, "layer": "below"}
         )
-        last = first + count - 1
-        text = f"layer {first}" if count == 1 else f"layers {first} to {last},<br>equal"
+        text = run.title.replace(", ", ",<br>")
         where = {"x": right, "y": (top + bottom) / 2, "xanchor": "left", "xshift": 8}
         titles.append({**where, "text": text, "align": "left", "showarrow": False})
-        first = last + 1
     return bands, titles
 
 
@@ -141,7 +138,7 @@ def _edge(boxes: dict[str, Box], graph: nx.DiGraph, source: str, target: str) ->
     line: dict[str, Any] = {"color": LINE, "width": 1.5, "dash": "dot" if aside else "solid"}
     if graph.nodes[target]["op"] == "unpool" and graph.edges[source, target]["role"] != "h":
         below, left = a.y + a.half_height, b.x - b.half_width
-        points = [(0, below), (BYPASS, below + 0.1), (BYPASS, b.y), (left, b.y)]
+        points = [(0, below), (0, below + 0.1), (BYPASS, below + 0.1), (BYPASS, b.y), (left, b.y)]
     elif a.x == b.x:
         points = [(a.x, a.y + a.half_height), (b.x, b.y - b.half_height)]
         line["width"] = 3
@@ -182,15 +179,14 @@ def _outlines(boxes: dict[str, Box], graph: nx.DiGraph) -> list[dict[str, Any]]:
 
 def _labels(boxes: dict[str, Box], graph: nx.DiGraph) -> go.Scatter:
     """What stands in the boxes, and what the pointer shows of them."""
-    nodes = [(name, graph.nodes[name]["op"], graph.nodes[name]["part"]) for name in boxes]
     return go.Scatter(
         x=[box.x for box in boxes.values()],
         y=[box.y for box in boxes.values()],
         mode="markers+text",
-        text=[_label(op, part, graph.nodes[name]["sizes"]) for name, op, part in nodes],
+        text=[_label(graph, node) for node in boxes],
         textfont={"size": 11},
         marker={"size": 40, "opacity": 0},
-        hovertext=[_details(name, part) for name, _, part in nodes],
+        hovertext=[_details(node, graph.nodes[node]["part"]) for node in boxes],
         hoverinfo="text",
     )
 
@@ -200,19 +196,18 @@ def _faint(colour: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.16)"
 
 
-def _label(op: str, part: PartSpec | None, sizes: tuple[int, ...]) -> str:
-    """The type, and in at most two lines the options that are on, first ones first."""
-    if part is None:
-        return "+" if op == "add" else f"<b>{' '.join([op, *map(str, sizes)])}</b>"
-    if op == "norm":
-        return f"<b>{escape(part.type)}</b>"
-    told = ", ".join(
-        f"{name}\u00a0{_value(value)}"  # no line break inside an option
-        for name, value in part.options().items()
-        if value not in (None, 0, "none")
-    )
-    lines = textwrap.wrap(told, TEXT_WIDTH, max_lines=2, placeholder=" …")
-    return "<br>".join([f"<b>{escape(part.type)}</b>", *map(escape, lines)])
+def _label(graph: nx.DiGraph, node: str) -> str:
+    """Its name, and in at most two lines its options: those changed, then others that are on."""
+    op, part, name = graph.nodes[node]["op"], graph.nodes[node]["part"], words.node(graph, node)
+    if op == "add":
+        return name
+    told: dict[str, str] = {}
+    if part is not None and op != "norm":
+        on = {k: _value(v) for k, v in part.options().items() if v not in (None, 0, "none")}
+        told = {**words.changed(part), **on}
+    text = ", ".join(f"{key}\u00a0{value}" for key, value in told.items())  # an option on one line
+    lines = textwrap.wrap(text, TEXT_WIDTH, max_lines=2, placeholder=" …")
+    return "<br>".join([f"<b>{escape(name)}</b>", *map(escape, lines)])
 
 
 def _details(node: str, part: PartSpec | None) -> str:
@@ -230,6 +225,4 @@ def _options(part: PartSpec, indent: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, PartSpec):
-        return value.type
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return value.type if isinstance(value, PartSpec) else words.scalar(value)

@@ -48,7 +48,7 @@ def _edge(a: tuple[float, float], b: tuple[float, float], aside: float | None) -
         points = [(ax, ay), (aside, ay + 0.2), (aside, by - 0.2), (bx, by)]
     at_end = [0] * (len(points) - 1) + [1]
     head = {"symbol": "triangle-up", "angleref": "previous", "color": LINE}
-    head |= {"size": [8 * i for i in at_end]}
+    head |= {"size": [8 * i for i in at_end], "standoff": [4 * i for i in at_end]}
     x, y = zip(*points, strict=True)
     line = {"color": LINE, "width": 1.5}
     return go.Scatter(x=x, y=y, mode="lines+markers", line=line, marker=head, hoverinfo="skip")

@@ -1,4 +1,4 @@
-"""The frame of the report: HTML elements, style, and the few lines of script that sort a table.
+"""The frame of our pages: HTML elements, style, and the few lines of script that sort a table.
 
 One file, no network: plotly.js is inlined once, and the content security policy forbids the rest.
 """
@@ -69,7 +69,7 @@ def write(title: str, sections: Iterable[str]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}: archsearch report</title>
+<title>{escape(title)}</title>
 <style>{STYLE}</style>
 <script>{get_plotlyjs()}</script>
 </head>

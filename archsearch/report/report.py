@@ -15,10 +15,10 @@ from archsearch import reading
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.report import figures, page
-from archsearch.report.diagram import architecture
 from archsearch.report.figures import COSTS
 from archsearch.report.findings import Findings, Trial, verdict
 from archsearch.report.page import details, draw, escape, scrolling, section, table, words
+from archsearch.report.sheet import drawn, written
 
 
 def write_report(study: str | Path) -> Path:
@@ -38,7 +38,7 @@ def write_report(study: str | Path) -> Path:
         _best(findings, folder),
         _making(findings),
     ]
-    write_atomic(folder.report, page.write(findings.name, sections))
+    write_atomic(folder.report, page.write(f"{findings.name}: archsearch report", sections))
     return folder.report
 
 
@@ -229,16 +229,11 @@ def _best(findings: Findings, folder: StudyFolder) -> str:
         return ""
     number = findings.best.number
     try:
-        drawing = draw("architecture", architecture(folder.read_spec(number)))
+        drawing = drawn(folder.read_spec(number))
     except UserError as error:  # a block that this installation does not have, or no longer
         drawing = f"<p>It cannot be drawn here: {escape(error)}</p>"
     text = (folder.trial(number) / "spec.yaml").read_text(encoding="utf-8")
-    note = (
-        "The residual stream runs down on the left; every layer reads it and adds to it. Mixers "
-        "and merges are coloured by type; point at a part to see all its options."
-    )
-    content = drawing + details("spec.yaml", f"<pre>{escape(text)}</pre>")
-    return section(f"The best architecture, {findings.best.name}", content, note)
+    return section(f"The best architecture, {findings.best.name}", drawing + written(text))
 
 
 RECORDED = (

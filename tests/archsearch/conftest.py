@@ -42,13 +42,24 @@ FUSIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def specs() -> dict[str, ModelSpec]:
+    """A spec of every fusion."""
+    return {
+        name: ModelSpec.model_validate(
+            {"dim": 16, "layers": 4 if name == "graph" else 3, "topology": topology}
+            | ({"conv": [3, 5]} if name == "pattern" else {})
+        )
+        for name, topology in FUSIONS.items()
+    }
+
+
+@pytest.fixture
+def fusions() -> list[ModelSpec]:
+    """All of them, for laws of two."""
+    return [*specs().values()]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fusion" in metafunc.fixturenames:
-        specs = {
-            name: ModelSpec.model_validate(
-                {"dim": 16, "layers": 4 if name == "graph" else 3, "topology": topology}
-                | ({"conv": [3, 5]} if name == "pattern" else {})
-            )
-            for name, topology in FUSIONS.items()
-        }
-        metafunc.parametrize("fusion", specs.values(), ids=specs)
+        found = specs()
+        metafunc.parametrize("fusion", found.values(), ids=found)
