@@ -55,8 +55,9 @@ def mixing(planned: Planned) -> str:
         text = " | ".join(map(told, layer.branches))
         text += f"; {merging(layer)}" if len(layer.branches) > 1 else ""
     else:
-        first, second = map(told, layer.parts)
-        text = f"{layer.ratio:g} {first} + {1 - layer.ratio:g} {second} over {layer.over}"
+        parts = zip(layer.shares, layer.parts, strict=True)
+        text = " + ".join(f"{share:g} {told(part)}" for share, part in parts)
+        text += f" over {layer.over}"
     text = f"conv {planned.conv}, {text}" if planned.conv else text
     return text if planned.rate == 1 else f"{text} at 1/{planned.rate} of the tokens"
 
