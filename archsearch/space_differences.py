@@ -5,6 +5,7 @@ to write one out, or to rename one that is no alternative, changes nothing. What
 places because they share a fragment is told once. Sentences (`doc`) are not compared.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -21,6 +22,8 @@ from archsearch.space_tree import arms, plain
 DECIDED = ("shared", "define", "model")
 Place = tuple[Any, Key]
 """A node and where it stands in its file."""
+Origin = tuple[Key, Key, str]
+"""Where the two nodes of a change stand in their files, and what it says."""
 
 
 def space_changes(a: Space, b: Space) -> list[Change]:
@@ -49,24 +52,30 @@ class _Walk:
 
     def __init__(self, first: Sections, second: Sections) -> None:
         self.first, self.second = first, second
-        self.found: dict[tuple[Key, Key, str], list[Change]] = {}  # by where it is in the files
-        self.alike: set[tuple[Key, Key]] = set()  # nodes without a difference
+        self.found: dict[Origin, Change] = {}
+        self.places: Counter[Origin] = Counter()  # in how many places each was found
+        self.walked: dict[tuple[Key, Key], Counter[Origin]] = {}  # what a pair of nodes holds
 
     def changes(self) -> Iterator[Change]:
         """What was found, once for all places that come from the same ones in the files."""
-        for change, *more in self.found.values():
-            also = f", and so at {len(more)} more of its places" if more else ""
+        for origin, change in self.found.items():
+            more = self.places[origin] - 1
+            also = f", and so at {more} more of its places" if more else ""
             yield Change(change.sign, change.path, change.text + also)
 
     def note(self, sign: Sign, path: str, text: str, a: Place, b: Place) -> None:
-        self.found.setdefault((a[1], b[1], f"{sign}{text}"), []).append(Change(sign, path, text))
+        origin = a[1], b[1], f"{sign}{text}"
+        self.found.setdefault(origin, Change(sign, path, text))
+        self.places[origin] += 1
 
     def nodes(self, path: str, a: Place, b: Place) -> None:
         """Compares two nodes, once the names of fragments are followed."""
         a, b = _meant(self.first, a), _meant(self.second, b)
-        if (a[1], b[1]) in self.alike:
+        pair = a[1], b[1]
+        if pair in self.walked:  # fragments that hold fragments stand in very many places
+            self.places += self.walked[pair]
             return
-        before = sum(map(len, self.found.values()))
+        before = self.places.copy()
         a, b = _spelled(a, b[0]), _spelled(b, a[0])
         old, new = a[0], b[0]
         if domains.decision_key(old) and domains.decision_key(new):
@@ -77,8 +86,7 @@ class _Walk:
             self.mappings(path, a, b)
         elif not same(old, new):
             self.note("~", path, _arrow(old, new), a, b)
-        if before == sum(map(len, self.found.values())):
-            self.alike.add((a[1], b[1]))
+        self.walked[pair] = self.places - before
 
     def mappings(self, path: str, a: Place, b: Place, kind: str = "") -> None:
         """Compares what stands at the keys of two mappings; `kind` is what a key is, if no key."""

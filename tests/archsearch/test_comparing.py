@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import archsearch
-from archsearch import cli, covering, extending, loading
+from archsearch import cli, covering, extending, loading, reading
 from archsearch.baselines import DESIGNS
 from archsearch.catalogue import classes
 from archsearch.costs import parameters
@@ -112,6 +112,23 @@ def test_fragments_are_compared_where_they_stand(home, monkeypatch, capsys):
     Path("other.yaml").write_text(text.replace("minor: attention", "minor: {type: attention}"))
     assert call(monkeypatch, "diff", "space.yaml", "other.yaml") == 0
     assert capsys.readouterr().out == "no difference\n"
+
+
+def test_fragments_within_fragments_are_walked_once():
+    """Written out they would be a million million nodes."""
+    spaces = []
+    for width in (4, 8):
+        data = reading.parse(SPACE).data
+        data["define"] |= {
+            f"d{i}": {"left": f"$d{i + 1}", "right": f"$d{i + 1}"} for i in range(40)
+        }
+        data["define"]["d40"] = {"choice": [width, 16]}
+        data["model"]["mlp"] = "$d0"
+        spaces.append(space_of(data))
+    (change,) = space_changes(*spaces)
+    told = "one of 4, 16 -> one of 8, 16; 8 added; 4 removed"
+    assert change.text == f"{told}, and so at {2**40 - 1} more of its places"
+    assert change.path == "mlp" + 40 * "/left"
 
 
 def space_of(data):

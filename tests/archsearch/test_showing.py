@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -152,6 +152,7 @@ def test_the_texts_of_every_design(design, law):
 
 
 @given(st.text())
+@example('a\\n" \\')
 def test_any_name_can_be_written(text):
     quoted = drawing._quoted(text)
     assert re.fullmatch(r'"(?:[^"\\\n]|\\.)*"', quoted)
@@ -214,6 +215,7 @@ def test_a_space_says_what_is_shared_solved_and_told(spaces):
         "conv  one of 0, 4, prior [1, 3]",
         "0  $kept  as above",
         "2 x  each decided afresh",
+        "at 0  mamba",
         "mlp  one of swiglu, null",
     ):
         assert line in text
