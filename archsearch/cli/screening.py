@@ -30,7 +30,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
 ) -> None:
     """Draw an architecture, a study's best one, or a space with all its decisions."""
-    from archsearch.showing import show as draw
+    from archsearch.viewing.showing import show as draw
 
     draw(source, view, out)
 
@@ -41,7 +41,7 @@ def diff(
     second: Annotated[Path, typer.Argument(metavar="B", help="Another of the kind.")],
 ) -> None:
     """Tell in words what differs; exit code 0 if nothing does, 1 if something, 2 for mistakes."""
-    from archsearch.comparing import print_differences
+    from archsearch.viewing.comparing import print_differences
 
     if not print_differences(first, second):
         raise typer.Exit(1)

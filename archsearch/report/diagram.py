@@ -21,13 +21,13 @@ from typing import Any
 import networkx as nx
 import plotly.graph_objects as go
 
-from archsearch import words
 from archsearch.catalogue import PartSpec
 from archsearch.report.figures import LINE, styled
 from archsearch.report.layer_graph import layer_graph
-from archsearch.runs import Run, folded, within
 from archsearch.spec import ModelSpec
 from archsearch.topologies import is_chain
+from archsearch.viewing import words
+from archsearch.viewing.runs import Run, folded, within
 
 COLUMN, ROW = 200, 66  # pixels
 WIDTH, HEIGHT = 0.84, 0.76  # of a box

@@ -14,13 +14,13 @@ from archsearch import cli, covering, extending, loading, reading
 from archsearch.baselines import DESIGNS
 from archsearch.catalogue import classes
 from archsearch.costs import parameters
-from archsearch.differences import compare
 from archsearch.document import SpaceFile
 from archsearch.domains import KEYS
 from archsearch.reading import Document
 from archsearch.space import Space
-from archsearch.space_differences import space_changes
-from archsearch.spec_differences import spec_changes
+from archsearch.viewing.differences import compare
+from archsearch.viewing.space_differences import space_changes
+from archsearch.viewing.spec_differences import spec_changes
 
 SPACE = """archsearch: 1
 name: small

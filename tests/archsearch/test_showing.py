@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import archsearch
-from archsearch import cli, covering, drawing, load_space, words
+from archsearch import cli, covering, load_space
 from archsearch.baselines import DESIGNS
 from archsearch.constraints import mixers_of
 from archsearch.costs import parameters
 from archsearch.folder import StudyFolder
 from archsearch.report.diagram import architecture
 from archsearch.report.sheet import sheet
-from archsearch.runs import RATES, folded
-from archsearch.space_tree import space_tree
-from archsearch.spec_tree import spec_tree
 from archsearch.topologies import is_chain
+from archsearch.viewing import drawing, words
+from archsearch.viewing.runs import RATES, folded
+from archsearch.viewing.space_tree import space_tree
+from archsearch.viewing.spec_tree import spec_tree
 
 SPACE = """archsearch: 1
 name: small

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from archsearch import domains, words
-from archsearch.differences import Change, Sign, below, compare, same
+from archsearch import domains
 from archsearch.document import SpaceFile
 from archsearch.domains import Choice
 from archsearch.reading import Key
 from archsearch.resolving import Sections
 from archsearch.space import Space
-from archsearch.space_tree import arms, plain
+from archsearch.viewing import words
+from archsearch.viewing.differences import Change, Sign, below, compare, same
+from archsearch.viewing.space_tree import arms, plain
 
 DECIDED = ("shared", "define", "model")
 Place = tuple[Any, Key]

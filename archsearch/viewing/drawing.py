@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from archsearch import words
-from archsearch.runs import Run, folded, layer_of, within
 from archsearch.spec import ModelSpec
+from archsearch.viewing import words
+from archsearch.viewing.runs import Run, folded, layer_of, within
 
 ASIDE = {("merge", "x"), ("unpool", "u")}
 """The inputs, by op and role, that are not data passing through."""

@@ -19,12 +19,13 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from archsearch import domains, words
+from archsearch import domains
 from archsearch.covering import decisions
 from archsearch.reading import Key
 from archsearch.resolving import Sections
 from archsearch.space import Space
 from archsearch.static import solvable
+from archsearch.viewing import words
 
 
 def space_tree(space: Space) -> Tree:

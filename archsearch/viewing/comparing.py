@@ -5,13 +5,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from archsearch.differences import Change
 from archsearch.errors import UserError
-from archsearch.opening import opened
 from archsearch.space import Space
-from archsearch.space_differences import space_changes
 from archsearch.spec import ModelSpec
-from archsearch.spec_differences import costs, spec_changes
+from archsearch.viewing.differences import Change
+from archsearch.viewing.opening import opened
+from archsearch.viewing.space_differences import space_changes
+from archsearch.viewing.spec_differences import costs, spec_changes
 
 COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 

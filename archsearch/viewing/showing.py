@@ -9,14 +9,14 @@ from typing import IO
 from rich.console import Console
 from rich.tree import Tree
 
-from archsearch.drawing import dot, mermaid
 from archsearch.errors import UserError
 from archsearch.folder import write_atomic
-from archsearch.opening import opened
 from archsearch.space import Space
-from archsearch.space_tree import space_tree
 from archsearch.spec import ModelSpec
-from archsearch.spec_tree import spec_tree
+from archsearch.viewing.drawing import dot, mermaid
+from archsearch.viewing.opening import opened
+from archsearch.viewing.space_tree import space_tree
+from archsearch.viewing.spec_tree import spec_tree
 
 WIDTH = 80
 """Columns of a tree that no terminal shows."""

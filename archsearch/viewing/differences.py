@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from archsearch import words
 from archsearch.catalogue import PartSpec
+from archsearch.viewing import words
 
 Sign = Literal["+", "-", "~"]
 

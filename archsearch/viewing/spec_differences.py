@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Iterator
 
-from archsearch import words
 from archsearch.budgets import Budgets
-from archsearch.differences import Change, compare
 from archsearch.spec import ModelSpec
 from archsearch.topologies import Planned, is_chain
+from archsearch.viewing import words
+from archsearch.viewing.differences import Change, compare
 
 VOCAB = 256
 """Tokens that costs are counted with; both architectures have as many."""

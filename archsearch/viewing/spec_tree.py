@@ -17,12 +17,12 @@ from collections import Counter
 from rich.text import Text
 from rich.tree import Tree
 
-from archsearch import words
 from archsearch.catalogue import PartSpec
 from archsearch.model import build_meta
-from archsearch.runs import Run, layer_of, runs
 from archsearch.spec import ModelSpec
 from archsearch.topologies import Division, is_chain
+from archsearch.viewing import words
+from archsearch.viewing.runs import Run, layer_of, runs
 
 
 def spec_tree(spec: ModelSpec, name: str) -> Tree:

@@ -1,0 +1,1 @@
+"""What architectures and spaces look like: as trees, drawings and differences, in words."""
