@@ -180,11 +180,14 @@ def sample(
     space: SpacePath,
     number: Annotated[int, typer.Option("-n", min=1, help="Models drawn.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first; the next ones follow.")] = 0,
+    show: Annotated[bool, typer.Option("--show", help="Each as a tree.")] = False,
     out: Annotated[Path | None, typer.Option(help="A folder for their spec files.")] = None,
 ) -> None:
     """Draw legal models of a space: what each is, what it costs, and its spec file with --out."""
     from archsearch.folder import write_atomic
     from archsearch.loading import load_space
+    from archsearch.viewing.showing import printed
+    from archsearch.viewing.spec_tree import spec_tree
 
     loaded = load_space(space)
     for i in range(seed, seed + number):
@@ -193,6 +196,8 @@ def sample(
         told = ", ".join(f"{name} {value:,}" for name, value in costs.items())
         over = f"; over budget: {excess.budget}" if excess else ""
         print(f"seed {i}  {spec.hash()}  {spec.summary()}\n    {told}{over}")
+        if show:
+            printed(spec_tree(spec, f"seed {i}"), sys.stdout)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             write_atomic(out / f"{loaded.name}-{i}.yaml", spec.to_yaml(f"{loaded.name}-{i}"))

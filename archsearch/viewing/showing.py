@@ -39,10 +39,10 @@ def show(source: Path, view: str, out: Path | None) -> None:
     else:
         drawing = VIEWS[view](what, name)
     if out is None:
-        _print(drawing, sys.stdout)
+        printed(drawing, sys.stdout)
         return
     text = io.StringIO()
-    _print(drawing, text)
+    printed(drawing, text)
     try:
         write_atomic(out, text.getvalue())
     except OSError as error:
@@ -50,7 +50,8 @@ def show(source: Path, view: str, out: Path | None) -> None:
     print(out)
 
 
-def _print(drawing: Tree | str, file: IO[str]) -> None:
+def printed(drawing: Tree | str, file: IO[str]) -> None:
+    """Writes a drawing, a tree in WIDTH columns where no terminal shows it."""
     if isinstance(drawing, str):
         file.write(drawing)
     else:
