@@ -137,14 +137,14 @@ def count(
     draws: Annotated[int, typer.Option(min=1, help="Random models screened.")] = 200,
 ) -> None:
     """Tell how many models a space holds, and how many of them fit its budgets."""
-    from archsearch import counting
+    from archsearch import census
     from archsearch.loading import load_space
 
     loaded = load_space(space)
-    number, continuous = counting.size(loaded)
+    number, continuous = census.size(loaded)
     beside = f", beside {len(continuous)} ranges without a step" if continuous else ""
     print(f"{space}: {number:,} draws{beside}")
-    share = counting.estimate(loaded, draws)
+    share = census.estimate(loaded, draws)
     low, high = share.interval
     print(f"of {draws} random draws")
     print(f"  legal          {share.legal:>6}   {len(share.hashes)} architectures among them")

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archsearch import counting, load_space
+from archsearch import census, load_space
 from archsearch.errors import SpecError, UserError
 from archsearch.reading import read, write
 from archsearch.space import Space
@@ -126,7 +126,7 @@ def used(space: Space) -> None:
     """What is asked of a space before any training."""
     rng = random.Random(0)
     with contextlib.suppress(UserError):
-        counting.size(space)
+        census.size(space)
     with contextlib.suppress(SpecError):
         space.legal(space.resolve(lambda _, domain: domain.draw(rng))).to_yaml()
 

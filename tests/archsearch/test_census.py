@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch import load_space
-from archsearch.counting import _Count, estimate, size
+from archsearch.census import _Count, estimate, size
 from archsearch.domains import Domain, Value
 from archsearch.errors import UserError
 from archsearch.resolving import Sections
