@@ -22,7 +22,7 @@ import pydantic
 from archsearch.blocks.merge import Mean
 from archsearch.catalogue import MergeSpec, MixerSpec, schema
 from archsearch.reading import nearest
-from archsearch.validation import Frozen, Positive
+from archsearch.validation import Frozen
 
 INPUT = "input"
 """What the first nodes of a graph read: the embedded tokens."""
@@ -210,11 +210,11 @@ class Stage(Kind):
 
 
 class Hierarchical(Frozen):
-    """Stages of depth, bottom to top: `depth` says how many layers each stage has."""
+    """Stages of depth, bottom to top: `depth` says how many layers each stage has, 0 at least."""
 
     type: Literal["hierarchical"] = "hierarchical"
     stages: Annotated[dict[str, Stage], pydantic.Field(min_length=1)]
-    depth: dict[str, Positive]
+    depth: dict[str, Annotated[int, pydantic.Field(ge=0)]]
 
     @pydantic.model_validator(mode="after")
     def _same_names(self) -> "Hierarchical":

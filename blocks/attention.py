@@ -14,13 +14,13 @@ There is no learned vector for each absolute position: a stream has no last one.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import Mixer, State, require_divisor, require_positive, require_whole
+from .block import Mixer, State, null_if, require_divisor, require_positive, require_whole
 from .rotary import rope_frequencies, rotate
 from .short_conv import conv_of
 
@@ -106,6 +106,20 @@ class Attention(Mixer, name="attention"):
         self.register_buffer("frequencies", rope_frequencies(width), persistent=False)
         self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
         self.register_buffer("bucket", distance_buckets(), persistent=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads, o = sizes, options["heads"], dict(options)
+        o["kv_heads"] = null_if(o["kv_heads"], heads)
+        if o["window"] == 1 and o["dilation"] > 0:
+            o["dilation"] = 1
+        if o["window"] == 1 and o["sinks"] == 0:  # one score, whose softmax is 1
+            if o["softcap"] is not None and 0 < o["softcap"] < math.inf:
+                o["softcap"] = None
+            turns = o["positions"] == "rope" and heads > 0 and dim // heads % 2 == 0
+            if turns or o["positions"] == "alibi":
+                o["positions"] = "none"
+        return o
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         if not self.causal:

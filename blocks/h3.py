@@ -13,13 +13,14 @@ paper has 64 shift states; here it is the 4 taps that short convolutions settled
 that their kernels take.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from .block import Mixer, State, require_divisor
+from .block import Mixer, State, null_if, require_divisor
 from .s4d import DiagonalSSM, Discretisation
 from .short_conv import ShortConv
+from .state_space import one_step
 
 
 class H3(Mixer, name="h3"):
@@ -56,6 +57,11 @@ class H3(Mixer, name="h3"):
             "h3", heads, state=state, init="lin", step=step, discretisation=discretisation
         )
         self.out = nn.Linear(dim, dim, bias=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads = sizes, options["heads"]
+        return one_step(options, dim if heads is None else heads) | {"heads": null_if(heads, dim)}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         h, window = state if state is not None else (None, None)
