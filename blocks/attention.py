@@ -109,17 +109,9 @@ class Attention(Mixer, name="attention"):
 
     @classmethod
     def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
-        (dim,), heads, o = sizes, options["heads"], dict(options)
-        o["kv_heads"] = null_if(o["kv_heads"], heads)
-        if o["window"] == 1 and o["dilation"] > 0:
-            o["dilation"] = 1
-        if o["window"] == 1 and o["sinks"] == 0:  # one score, whose softmax is 1
-            if o["softcap"] is not None and 0 < o["softcap"] < math.inf:
-                o["softcap"] = None
-            turns = o["positions"] == "rope" and heads > 0 and dim // heads % 2 == 0
-            if turns or o["positions"] == "alibi":
-                o["positions"] = "none"
-        return o
+        if options["window"] == 1 and options["dilation"] > 0:  # no token is next to the first
+            options = options | {"dilation": 1}
+        return options | {"kv_heads": null_if(options["kv_heads"], options["heads"])}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         if not self.causal:

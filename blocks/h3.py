@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from .block import Mixer, State, null_if, require_divisor
 from .s4d import DiagonalSSM, Discretisation
 from .short_conv import ShortConv
-from .state_space import one_step
 
 
 class H3(Mixer, name="h3"):
@@ -61,7 +60,9 @@ class H3(Mixer, name="h3"):
     @classmethod
     def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
         (dim,), heads = sizes, options["heads"]
-        return one_step(options, dim if heads is None else heads) | {"heads": null_if(heads, dim)}
+        if heads == 1 or (heads is None and dim == 1):  # a step for every head is one for the layer
+            options = options | {"step": "channel"}
+        return options | {"heads": null_if(heads, dim)}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         h, window = state if state is not None else (None, None)

@@ -21,13 +21,13 @@ times in all, which the final state needs anyway (state_space.py). The one P (no
 Goel et al. 2022 (SaShiMi, section 4.1).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .block import Mixer, State
-from .state_space import Dense, StateSpace, Transition, diagonal, mixed, one_step, stacked
+from .state_space import Dense, StateSpace, Transition, diagonal, mixed, stacked
 
 
 def hippo_legs(N: int) -> tuple[Tensor, Tensor]:
@@ -122,10 +122,6 @@ class S4(Mixer, name="s4"):
         super().__init__()
         self.ssm = LowRankSSM("s4", dim, state=state, step=step)
         self.out = mixed(dim, mix)
-
-    @classmethod
-    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
-        return one_step(options, sizes[0])
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         y, state = self.ssm(x, state)

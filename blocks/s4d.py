@@ -15,13 +15,13 @@ Birth: Delta log-uniform in [1e-3, 1e-1]; C complex normal, D normal; Lambda_n, 
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .block import Mixer, State
-from .state_space import StateSpace, Transition, diagonal, mixed, one_step, stacked
+from .state_space import StateSpace, Transition, diagonal, mixed, stacked
 
 Init = Literal["lin", "inv", "real"]
 Discretisation = Literal["zoh", "bilinear"]
@@ -85,10 +85,6 @@ class S4D(Mixer, name="s4d"):
             "s4d", dim, state=state, init=init, step=step, discretisation=discretisation
         )
         self.out = mixed(dim, mix)
-
-    @classmethod
-    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
-        return one_step(options, sizes[0])
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         y, state = self.ssm(x, state)

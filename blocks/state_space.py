@@ -22,7 +22,7 @@ Source: Gu, Goel and Re 2022 (S4); the two-level products are from here.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -156,11 +156,6 @@ def mixed(dim: int, mix: str) -> nn.Sequential:
     if mix == "glu":
         return nn.Sequential(nn.GELU(), nn.Linear(dim, 2 * dim), nn.GLU())
     return nn.Sequential(nn.GELU(), nn.Linear(dim, dim))
-
-
-def one_step(options: dict[str, Any], systems: int) -> dict[str, Any]:
-    """Canonical options of a block with so many systems: of one, a step each is a step for all."""
-    return options | {"step": "channel"} if systems == 1 else options
 
 
 class StateSpace(nn.Module):
