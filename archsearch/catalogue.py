@@ -29,6 +29,7 @@ from torch import nn
 
 from archsearch import plugins
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer, Norm
+from archsearch.blocks.block import canonical as canonical_options
 from archsearch.validation import LARGEST
 
 plugins.load_entry_points()
@@ -156,13 +157,27 @@ def classes() -> dict[type[PartSpec], type[nn.Module]]:
     return {schema(c): c for family in FAMILIES.values() for c in family.members.values()}
 
 
-def factory(spec: PartSpec) -> collections.abc.Callable[..., nn.Module]:
+def factory(spec: PartSpec) -> partial[nn.Module]:
     """The class that a spec names with its options bound, nested parts as factories in turn."""
     options = {
         name: factory(value) if isinstance(value, PartSpec) else value
         for name, value in spec.options().items()
     }
     return partial(classes()[type(spec)], **options)
+
+
+def canonical(spec: PartSpec, *sizes: int) -> PartSpec:
+    """The part in the one way to say it, of those that build and compute the same at these sizes.
+
+    See blocks.Family.canonical, by which each class says so of its own options.
+    """
+    return _spec(canonical_options(factory(spec), *sizes))
+
+
+def _spec(made: partial) -> PartSpec:
+    """The spec whose factory this is."""
+    options = {k: _spec(v) if isinstance(v, partial) else v for k, v in made.keywords.items()}
+    return schema(made.func).model_validate(options)  # type: ignore[arg-type]
 
 
 def is_causal(spec: PartSpec) -> bool:

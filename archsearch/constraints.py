@@ -7,7 +7,7 @@
 A rule is an expression (expressions.py) over
 
     dim, layers           of the model
-    mixers                the mixers of all layers, bottom to top, branches in their order
+    mixers                the mixers of all layers, bottom to top, branches as they are written
     first_mixer           of them; last_mixer
     count(name)           how many of them have this name
     model                 the whole spec, such as model.topology.type; null where nothing is
@@ -73,10 +73,10 @@ class Constraint(Frozen):
 
 
 def mixers_of(spec: ModelSpec) -> list[str]:
-    """The names of the mixers of all layers, bottom to top, branches in their order."""
+    """The names of the mixers of all layers, bottom to top, branches as they are written."""
     return [
         mixer.type
-        for planned in spec.plan()
+        for planned in spec.topology.plan(spec.layers)
         for mixer in (
             planned.layer.branches if isinstance(planned.layer, Branches) else planned.layer.parts
         )

@@ -1,9 +1,7 @@
-"""The searched thing in canonical form: a directed graph of named nodes (networkx).
+"""What is built of planned layers: a directed graph of named nodes (networkx).
 
 Nodes carry `op`, `part` (what fills it, or None), `sizes` (of ops without a part) and `dim`, the
-width that they give; edges run with the data, and `role` tells the inputs of an op apart. However
-fusions were written in YAML, equal computations give isomorphic graphs, and isomorphic graphs one
-hash.
+width that they give; edges run with the data, and `role` tells the inputs of an op apart.
 
     embed, norm, mixer, merge, mlp, add, head         the residual stack
     join                                              a merge of layers; its x is their mean
@@ -11,7 +9,6 @@ hash.
     pool (rate), unpool (rate)                        a stretch of layers at a lower rate
 """
 
-import hashlib
 import itertools
 from dataclasses import dataclass
 
@@ -132,26 +129,6 @@ def inputs(graph: nx.DiGraph, node: str) -> list[str]:
 def period(graph: nx.DiGraph) -> int:
     """Tokens after which every rate of the graph is in step again; rates are powers of two."""
     return max((n["sizes"][0] for n in graph.nodes.values() if n["op"] == "pool"), default=1)
-
-
-def canonical_hash(graph: nx.DiGraph) -> str:
-    """SHA-256 over all nodes, each named by its part and by the hashes of what it reads.
-
-    Names and the order of branches do not enter: a merge is symmetric up to whose weights are
-    whose.
-    """
-    digest: dict[str, str] = {}
-    for node in nx.topological_sort(graph):
-        data = graph.nodes[node]
-        label = data["part"].model_dump_json() if data["part"] is not None else ""
-        sources = sorted(
-            f"{graph.edges[source, node]['role']}:{digest[source]}"
-            for source in graph.predecessors(node)
-        )
-        text = "\n".join((data["op"], str(data["sizes"]), str(data["dim"]), label, *sources))
-        digest[node] = hashlib.sha256(text.encode()).hexdigest()
-    whole = "\n".join((str(graph.graph["causal"]), *sorted(digest.values())))
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def summarise(plan: list[Planned]) -> str:

@@ -28,6 +28,7 @@ Chooser = Callable[[str, Domain], Value]
 REPEAT = ("repeat", "times", "share", "at")
 NUMBERS = ("dim", "layers")
 """What expressions may read of the model, beside the shared names."""
+BOUNDS = ("int", "float", "composition", "simplex", "step")
 MOST_TIMES = 256
 MOST_VALUES = 5000
 DEEPEST = 100
@@ -87,8 +88,7 @@ class Sections:
     def domain(self, node: dict[str, Any], source: Key) -> Domain:
         """The domain that a node says, its bounds calculated; ValueError as domains.parse."""
         if source not in self._domains:
-            key = str(domains.decision_key(node))
-            bounds = {k: self._fixed(node[k]) for k in (key, "step") if k in node}
+            bounds = {k: self._fixed(node[k]) for k in BOUNDS if k in node}
             self._domains[source] = domains.parse({**node, **bounds})
         return self._domains[source]
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 import networkx as nx
 import pydantic
 
-from archsearch import graph, reading
+from archsearch import reading
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.swiglu import SwiGLU
+from archsearch.canonical import canonical_around, canonical_plan
 from archsearch.catalogue import (
     ChannelMixerSpec,
     NormSpec,
@@ -22,7 +23,9 @@ from archsearch.catalogue import (
     is_causal,
     schema,
 )
-from archsearch.topologies import Division, Planned, Topology
+from archsearch.graph import Around, lower, summarise
+from archsearch.labelling import canonical_hash
+from archsearch.topologies import Planned, Topology
 from archsearch.validation import Frozen, Positive, told
 
 
@@ -50,9 +53,7 @@ class ModelSpec(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _lays_itself_out(self) -> "ModelSpec":
-        for planned in self.plan():
-            if isinstance(planned.layer, Division):
-                planned.layer.widths(self.dim)
+        self.plan()
         if len(self.conv) > self.layers:
             raise ValueError(f"conv names {len(self.conv)} levels, layers is {self.layers}")
         return self
@@ -68,25 +69,27 @@ class ModelSpec(Frozen):
         return self
 
     def plan(self) -> list[Planned]:
-        """Every layer in its place, bottom to top."""
+        """Every layer in its place, bottom to top, in canonical form (canonical.py)."""
         plan, levels = self.topology.plan(self.layers), len(self.conv)
-        if not levels:
-            return plan
-        widths = [self.conv[i * levels // self.layers] for i in range(self.layers)]
-        return [replace(p, conv=width) for p, width in zip(plan, widths, strict=True)]
+        if levels:
+            widths = [self.conv[i * levels // self.layers] for i in range(self.layers)]
+            plan = [replace(p, conv=width) for p, width in zip(plan, widths, strict=True)]
+        return canonical_plan(plan, self._around())
+
+    def _around(self) -> Around:
+        return canonical_around(Around(self.dim, self.norm, self.mlp, self.causal))
 
     def graph(self, plan: list[Planned] | None = None) -> nx.DiGraph:
         """The graph that is built; of other layers than its own plan where they are given."""
-        around = graph.Around(self.dim, self.norm, self.mlp, self.causal)
-        return graph.lower(self.plan() if plan is None else plan, around)
+        return lower(self.plan() if plan is None else plan, self._around())
 
     def hash(self) -> str:
-        """Equal for isomorphic architectures, however they were written."""
-        return graph.canonical_hash(self.graph())
+        """Equal exactly for isomorphic architectures, however they were written."""
+        return canonical_hash(self.graph())
 
     def summary(self) -> str:
-        """One line that tells the architecture: `2 x (retention | mamba; gate), attention`."""
-        return graph.summarise(self.plan())
+        """One line that tells the architecture: `2 x (mamba | retention; gate), attention`."""
+        return summarise(self.plan())
 
     def to_yaml(self, name: str | None = None) -> str:
         """The spec file of this architecture, every default written out."""

@@ -23,7 +23,7 @@ import pydantic
 from archsearch.blocks.merge import Mean
 from archsearch.catalogue import MergeSpec, MixerSpec, schema
 from archsearch.reading import nearest
-from archsearch.validation import Frozen, Positive, told
+from archsearch.validation import Frozen, told
 
 INPUT = "input"
 """What the first nodes of a graph read: the embedded tokens."""
@@ -266,13 +266,15 @@ class Stage(Kind):
 
 
 class Hierarchical(Frozen):
-    """Stages of depth, bottom to top: `depth` says how many layers each stage has."""
+    """Stages of depth, bottom to top: `depth` says how many layers each stage has, 0 at least."""
 
     type: Literal["hierarchical"] = "hierarchical"
     stages: Annotated[
         dict[str, Stage], pydantic.Field(min_length=1, description="by name, bottom to top")
     ]
-    depth: Annotated[dict[str, Positive], told("layers of each stage, by name")]
+    depth: Annotated[
+        dict[str, Annotated[int, pydantic.Field(ge=0)]], told("layers of each stage, by name")
+    ]
 
     @pydantic.model_validator(mode="after")
     def _same_names(self) -> "Hierarchical":

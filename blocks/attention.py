@@ -14,13 +14,13 @@ There is no learned vector for each absolute position: a stream has no last one.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import Mixer, State, require_divisor, require_positive, require_whole
+from .block import Mixer, State, null_if, require_divisor, require_positive, require_whole
 from .rotary import rope_frequencies, rotate
 from .short_conv import conv_of
 
@@ -106,6 +106,12 @@ class Attention(Mixer, name="attention"):
         self.register_buffer("frequencies", rope_frequencies(width), persistent=False)
         self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
         self.register_buffer("bucket", distance_buckets(), persistent=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        if options["window"] == 1 and options["dilation"] > 0:  # no token is next to the first
+            options = options | {"dilation": 1}
+        return options | {"kv_heads": null_if(options["kv_heads"], options["heads"])}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         if not self.causal:

@@ -3,9 +3,11 @@
 y = merge(x, f(x), reverse(b(reverse(x))))                        f and b with their own weights
 """
 
+from typing import Any
+
 from torch import Tensor
 
-from .block import Mixer, Part, State, require_whole
+from .block import Mixer, Part, State, canonical, require_whole
 from .mamba import Mamba
 from .merge import Mean, Merge
 
@@ -24,6 +26,11 @@ class Bidirectional(Mixer, name="bidirectional"):
         super().__init__()
         self.onward, self.back = mixer(dim), mixer(dim)
         self.merge = merge(dim, 2)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        mixer, merge = canonical(options["mixer"], *sizes), canonical(options["merge"], *sizes, 2)
+        return options | {"mixer": mixer, "merge": merge}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         require_whole("bidirectional", state)

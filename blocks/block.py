@@ -9,7 +9,9 @@ Letters of this folder: B batch, T time, D model width, H heads, K key width and
 head. The laws that every block obeys (causal, streaming, finite, ...) are tests over the catalogue.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -43,6 +45,41 @@ class Family:
                     f"{taken.__module__}.{taken.__qualname__}; choose another"
                 )
             cls.name = name
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        """All options in the one way to say them, of a part that is built with these sizes.
+
+        Of several ways that build the same (names and shapes of weights, their birth) and compute
+        and learn the same, one is given: what the other options leave without effect has one value,
+        null stands where it means the value that was written, and nested parts are canonical in
+        turn. What the constructor refuses stays refused, and nothing is raised here. Counts for the
+        class that defines it and not for its subclasses, which may compute something else.
+        """
+        return options
+
+
+def canonical(part: Callable[..., P], *sizes: int) -> partial[P]:
+    """A part with all its options bound, as its class says them in one way."""
+    made = part if isinstance(part, partial) else partial(part)
+    cls: Any = made.func
+    own = "canonical" in vars(cls)
+    return partial(cls, **cls.canonical(made.keywords, *sizes)) if own else made
+
+
+def null_if(value: Any, meant: Any) -> Any:
+    """Of an option where null means `meant`, that value too as null."""
+    return None if value == meant else value
+
+
+def hidden_width(expand: float, dim: int) -> int:
+    """The hidden width that `expand` times the model width stands for, one channel at least."""
+    return max(1, round(expand * dim))
+
+
+def exact_expand(expand: float, dim: int) -> float:
+    """The quotient of the hidden width and the model width; what is refused stays as it is."""
+    return hidden_width(expand, dim) / dim if 0 < expand < math.inf else expand
 
 
 class Block(nn.Module):

@@ -11,13 +11,13 @@ that ladder and moves its first rung.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import Family, require_divisor, require_positive
+from .block import Family, null_if, require_divisor, require_positive
 
 OPEN = 6.0
 """Bias of a reset gate at birth: sigmoid(6) = 0.9975, open."""
@@ -82,6 +82,13 @@ class FixedDecay(Decay, name="fixed"):
             log_decay = torch.log1p(-rate)
         self.register_buffer("log_decay", log_decay.repeat_interleave(share), persistent=False)
 
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        heads, groups = sizes[1], options["groups"]
+        if (heads if groups is None else groups) in (1, 5):  # from 1/32 down; and 1/512 is 2^-9
+            options = options | {"schedule": "retnet"}
+        return options | {"groups": null_if(groups, heads)}
+
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return self.log_decay, None
 
@@ -106,6 +113,10 @@ class LearnedDecay(Decay, name="learned"):
         super().__init__()
         groups, self.share = decays_of("learned decay", heads, groups)
         self.a = nn.Parameter((-ladder("learned decay", groups, half_life)).log())
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        return options | {"groups": null_if(options["groups"], sizes[1])}
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return -self.a.exp().repeat_interleave(self.share), None
@@ -160,6 +171,13 @@ class SelectiveDecay(Decay, name="selective"):
             self.reset = nn.Linear(dim, heads)
             nn.init.constant_(self.reset.bias, OPEN)
         self.has_reset = reset
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        _, heads, width = sizes
+        if width == 1 and options["per"] == "channel" and options["spread"] >= 1:
+            options = options | {"per": "head", "spread": 1.0}
+        return options | {"groups": null_if(options["groups"], heads)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         per = (self.heads, self.width)

@@ -6,6 +6,9 @@ o_t = K^(-1/2) S_t^T q_t
 y_t = W_o (rms(o_t) * w * silu(W_r x_t))        norm per head; see gate.py for the options
 """
 
+import math
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,6 +63,12 @@ class GLA(Gated, name="gla"):
         self.forget = nn.Sequential(nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, keys))
         self.read_by(dim, heads, values, norm, gate, eps=1e-5)
         born_small(self.qkv, self.widths, self.gate, self.out)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), expand = sizes, options["expand_k"]
+        keys = round(expand * dim) if 0 < expand < math.inf else 0
+        return options | {"expand_k": keys / dim if keys else expand}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         S, window = state if state is not None else (None, None)

@@ -13,11 +13,11 @@ paper has 64 shift states; here it is the 4 taps that short convolutions settled
 that their kernels take.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from .block import Mixer, State, require_divisor
+from .block import Mixer, State, null_if, require_divisor
 from .s4d import DiagonalSSM, Discretisation
 from .short_conv import ShortConv
 
@@ -56,6 +56,13 @@ class H3(Mixer, name="h3"):
             "h3", heads, state=state, init="lin", step=step, discretisation=discretisation
         )
         self.out = nn.Linear(dim, dim, bias=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads = sizes, options["heads"]
+        if heads == 1 or (heads is None and dim == 1):  # a step for every head is one for the layer
+            options = options | {"step": "channel"}
+        return options | {"heads": null_if(heads, dim)}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         h, window = state if state is not None else (None, None)

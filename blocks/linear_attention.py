@@ -17,13 +17,14 @@ the maximum over the whole sequence, which looks ahead.)
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.scan import scan
-from .block import Mixer, State, require_divisor, require_positive
+from .block import Mixer, State, null_if, require_divisor, require_positive
 from .short_conv import conv_of
 
 EPS = 1e-6
@@ -92,6 +93,12 @@ class Performer(Mixer, name="performer"):
         self.conv = conv_of(self.name, 3 * dim, conv)
         self.out = nn.Linear(dim, dim, bias=False)
         self.register_buffer("directions", orthogonal_directions(features, width, seed))
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads = sizes, options["heads"]
+        meant = 2 * (dim // heads) if heads > 0 else None
+        return options | {"features": null_if(options["features"], meant)}
 
     def exponents(self, x: Tensor) -> Tensor:
         """w_m . x / K^1/4 - |x|^2 / (2 K^1/2), (B, T, H, M)."""

@@ -7,6 +7,8 @@ Every summary holds every token, so y_t sees the future: for models with `causal
 columns of E and F belong to places, so no sequence is longer than L.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,6 +46,13 @@ class Linformer(Mixer, name="linformer"):
         self.summarise = nn.Linear(length, 2 * summaries, bias=False)  # E over F
         nn.init.normal_(self.summarise.weight, std=length**-0.5)  # whole sequences keep their size
         self.out = nn.Linear(dim, dim, bias=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads = sizes, options["heads"]
+        if options["summaries"] == 1 and heads > 0 and dim % heads == 0:  # whose softmax is 1
+            return options | {"heads": 1}
+        return options
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         require_whole("linformer", state)

@@ -4,12 +4,12 @@ act   relu (Vaswani et al. 2017), gelu (Hendrycks and Gimpel 2016), relu2, relu 
       2021)
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block import ChannelMixer, State, require_positive
+from .block import ChannelMixer, State, exact_expand, hidden_width, require_positive
 
 
 class MLP(ChannelMixer, name="mlp"):
@@ -29,10 +29,14 @@ class MLP(ChannelMixer, name="mlp"):
     ) -> None:
         super().__init__()
         require_positive("mlp", expand=expand)
-        hidden = max(1, round(expand * dim))
+        hidden = hidden_width(expand, dim)
         self.up = nn.Linear(dim, hidden)
         self.down = nn.Linear(hidden, dim)
         self.activation = activation
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        return options | {"expand": exact_expand(options["expand"], sizes[0])}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         h = self.up(x)

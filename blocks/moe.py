@@ -17,12 +17,15 @@ well. It is added once for every backward pass, and a factor on the task's loss 
 loss scaled for float16, or averaged over accumulated pieces, wants `balance` scaled alike.
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.grouped_mm import grouped_mm
-from .block import ChannelMixer, State, require_positive
+from .block import ChannelMixer, State, exact_expand, hidden_width, require_positive
 
 
 class MoE(ChannelMixer, name="moe"):
@@ -51,12 +54,18 @@ class MoE(ChannelMixer, name="moe"):
             raise ValueError(f"moe: top_k must be from 1 to experts ({experts}), got {top_k}")
         if not balance >= 0:
             raise ValueError(f"moe: balance must not be negative, got {balance}")
-        hidden = max(1, round(expand * dim))
+        hidden = hidden_width(expand, dim)
         self.experts, self.top_k, self.balance = experts, top_k, balance
         self.router = nn.Linear(dim, experts, bias=False)
         # Linear maps in name, birth and weight decay; applied in slices, one for each expert.
         self.up = nn.Linear(dim, experts * 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, experts * dim, bias=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        if options["top_k"] == options["experts"] and 0 <= options["balance"] < math.inf:
+            options = options | {"balance": 0.0}  # all loads are equal: a loss without a gradient
+        return options | {"expand": exact_expand(options["expand"], sizes[0])}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         tokens = x.flatten(0, 1)  # (N, D)

@@ -10,13 +10,13 @@ writes a group norm, the released code has rms). With a selective decay this is 
 a RetNet at birth, a gated one when trained.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels.scan import scan
-from .block import Part, State, require_divisor, require_positive
+from .block import Part, State, canonical, null_if, require_divisor, require_positive
 from .decay import Decay, FixedDecay
 from .gate import Gated, GateKind, NormKind, born_small
 from .rotary import retnet_frequencies, rotate
@@ -75,6 +75,13 @@ class Retention(Gated, name="retention"):
         born_small(self.qkv, self.widths, self.gate)
         nn.init.xavier_uniform_(self.out.weight)
         self.register_buffer("frequencies", retnet_frequencies(dim // heads), persistent=False)
+
+    @classmethod
+    def canonical(cls, options: dict[str, Any], *sizes: int) -> dict[str, Any]:
+        (dim,), heads, decay = sizes, options["heads"], options["decay"]
+        if heads > 0:
+            decay = canonical(decay, dim, heads, dim // heads)
+        return options | {"key_heads": null_if(options["key_heads"], heads), "decay": decay}
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         S, window, seen = (

@@ -35,6 +35,15 @@ FUSIONS: dict[str, dict[str, Any]] = {
         "ratio": 0.25,
         "over": "heads",
     },
+    "split_in_three": {
+        "type": "split",
+        "parts": [RETENTION, MAMBA, "gru"],
+        "ratio": [0.5, 0.25, 0.25],
+    },
+    "stack": {
+        "type": "stack",
+        "layers": [{"mixer": MAMBA}, {"split": {"parts": [WINDOW, "gru"]}}, TWO],
+    },
     "hierarchical": stages(1, 1, 1),
     "slower": stages(1, 2, 1),
     "slower_first": stages(2, 4, 4),

@@ -123,7 +123,7 @@ def test_a_join_reads_named_layers() -> None:
     tokens = torch.randint(23, (1, 7))
     x = net.embed(tokens)
     a = x + net.layer0_mixer(net.layer0_norm(x))[0]
-    b = net.layer1_join((a + x) / 2, a, x)
+    b = net.layer1_join((a + x) / 2, x, a)  # the sources bottom to top
     b = b + net.layer1_mixer(net.layer1_norm(b))[0]
     torch.testing.assert_close(net(tokens)[0], net.norm(b) @ net.embed.weight.T)
 
