@@ -41,6 +41,9 @@ class PartSpec(pydantic.BaseModel):
     if TYPE_CHECKING:
         type: str = ""
 
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))  # an option may be a list
+
     def options(self) -> dict[str, Any]:
         """The options without the tag."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}

@@ -12,7 +12,7 @@ import torch
 from torch import _C as C
 from torch import Tensor
 
-from .interface import NAMESPACE, register_flops
+from .interface import NAMESPACE, register_flops, register_workspace
 
 NETS = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -92,6 +92,22 @@ def _backward_flops(gradients, kind: str, x, states, weights, *_, **__) -> int:
     return 3 * _flops(kind, x, states, weights)
 
 
+# Bytes held at a time over those of x, of y and of the weights, on a CPU: PyTorch's loop over the
+# steps keeps every gate; oneDNN's LSTM its scratch, read off the allocator with H = D and H = 2 D.
+_HELD = {"rnn": (0.0, 3.0, 0.0), "gru": (0.0, 5.0, 0.0), "lstm": (0.67, 5.48, 0.91)}
+_HELD_BACKWARD = {"rnn": (1.0, 3.0, 1.0), "gru": (1.0, 11.0, 0.0), "lstm": (-1.75, 27.13, 1.0)}
+
+
+def _held(kind: str, x: Tensor, states, weights, factors=_HELD) -> int:
+    y = x.shape[0] * x.shape[1] * states[0].shape[1] * x.itemsize
+    sizes = x.nbytes, y, sum(w.nbytes for w in weights)
+    return round(sum(f * n for f, n in zip(factors[kind], sizes, strict=True)))
+
+
+def _held_backward(gradients: list[Tensor], kind: str, x: Tensor, states, weights) -> int:
+    return _held(kind, x, states, weights, _HELD_BACKWARD)
+
+
 # Not torch.library.custom_op, inside of which nothing can be differentiated.
 _SCHEMA = "str kind, Tensor x, Tensor[] states, Tensor[] weights) -> Tensor[]"
 for _name, _arguments, _function, _meta in (
@@ -104,3 +120,5 @@ for _name, _arguments, _function, _meta in (
 torch.library.register_autograd(f"{NAMESPACE}::recurrent", _differentiate, setup_context=_save)
 register_flops("recurrent", _flops)
 register_flops("recurrent_backward", _backward_flops)
+register_workspace("recurrent", _held)
+register_workspace("recurrent_backward", _held_backward)
