@@ -23,7 +23,6 @@ from archsearch.cpu_path import CpuPath
 from archsearch.model import Kind
 from archsearch.spec import ModelSpec
 
-
 KEPT = 4096
 """Kinds, and runs of them, that are remembered from one candidate to the next."""
 
@@ -190,9 +189,9 @@ def _module(kind: Kind, dtype: torch.dtype) -> nn.Module:
     """The module of a kind without memory; of what has none, one without parameters."""
     with torch.device("meta"):
         if kind.op == "embed":
-            module = nn.Embedding(*kind.sizes, kind.dim)
+            module = nn.Embedding(kind.sizes[0], kind.dim)
         elif kind.op == "head":
-            module = nn.Linear(kind.dim, *kind.sizes, bias=False)
+            module = nn.Linear(kind.dim, kind.sizes[0], bias=False)
         else:
             module = kind.module() or nn.Identity()
     return module.to(dtype)

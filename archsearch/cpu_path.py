@@ -23,9 +23,9 @@ FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # torch counts its fused attention on every device but this one (pytorch issue 195460).
-for _operator, _formula in ((FUSED, sdpa_flop), (FUSED_BACKWARD, sdpa_backward_flop)):
-    if _operator not in flop_registry:
-        register_flop_formula(_operator, get_raw=True)(_formula)
+if FUSED not in flop_registry:
+    register_flop_formula(FUSED, get_raw=True)(sdpa_flop)
+    register_flop_formula(FUSED_BACKWARD, get_raw=True)(sdpa_backward_flop)
 
 
 class CpuPath(TorchFunctionMode):
@@ -47,7 +47,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """torch's own composition, with the CPU's choice in place of that for meta tensors."""
+    """The composition of torch itself, with the CPU's choice in place of that for meta tensors."""
     arguments = (query, key, value, attn_mask, dropout_p, is_causal)
     choose = torch.ops.aten._fused_sdp_choice.default
     options = {"scale": scale, "enable_gqa": enable_gqa}
