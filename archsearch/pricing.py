@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from archsearch import measuring
 from archsearch.costs import Cost, cost
-from archsearch.report.figures import BYTES, COUNT, TIME
+from archsearch.report.figures import BYTES, TIME
 from archsearch.report.figures import Cost as Shown
 from archsearch.spec import ModelSpec
 
@@ -27,8 +27,8 @@ class Prices:
         c, m = self.cost, self.cost.memory
         head = f"batch {c.batch}, {c.seq_len} tokens each, float32"
         rows = [
-            ("parameters", _count(c.parameters)),
-            ("  without embedding", _count(c.non_embedding_parameters)),
+            ("parameters", f"{c.parameters:,}"),
+            ("  without embedding", f"{c.non_embedding_parameters:,}"),
             ("forward or prefill", _flops(c.forward_flops)),
             ("  per token", _flops(c.flops_per_token)),
             ("  bytes moved", _bytes(c.bytes_moved)),
@@ -60,10 +60,6 @@ def price(spec: ModelSpec, batch: int, seq_len: int, vocab: int, device: str | N
         token = measuring.decode_latency(spec, context=seq_len, vocab=vocab, device=device)
         times |= {"decode_latency": token} if token is not None else {}
     return Prices(cost(spec, batch=batch, seq_len=seq_len, vocab=vocab), times)
-
-
-def _count(value: float) -> str:
-    return Shown("", "", 1000, COUNT).tell(value)
 
 
 def _flops(value: float) -> str:

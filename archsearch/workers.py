@@ -29,14 +29,14 @@ class Job:
     seed: int
     split: Split
     device: str
-    budgets: dict[str, Any] | None = None
-    """Limits to hold the trained model to, by what can be measured of it; None for none."""
-    vocab: int = 0
-    """The largest of the tasks, for which budgets are."""
     blocks: list[str] = field(default_factory=list)
     """Files with blocks that are not ours, by absolute path."""
     weights: str | None = None
     """Where to put the weights trained on the first task, or None to drop them."""
+    budgets: dict[str, Any] | None = None
+    """Limits to hold the trained model to, by what can be measured of it; None for none."""
+    vocab: int = 0
+    """The largest of the tasks, for which budgets are."""
 
 
 @dataclass(frozen=True)

@@ -92,20 +92,26 @@ def _backward_flops(gradients, kind: str, x, states, weights, *_, **__) -> int:
     return 3 * _flops(kind, x, states, weights)
 
 
-# Bytes held at a time over those of x, of y and of the weights, on a CPU: PyTorch's loop over the
-# steps keeps every gate; oneDNN's LSTM its scratch, read off the allocator with H = D and H = 2 D.
-_HELD = {"rnn": (0.0, 3.0, 0.0), "gru": (0.0, 5.0, 0.0), "lstm": (0.67, 5.48, 0.91)}
-_HELD_BACKWARD = {"rnn": (1.0, 3.0, 1.0), "gru": (1.0, 11.0, 0.0), "lstm": (-1.75, 27.13, 1.0)}
+def _sizes(x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[int, int, int]:
+    """Bytes of x, of y and of the weights."""
+    x_bytes = x.numel() * x.itemsize
+    return x_bytes, x_bytes // x.shape[2] * states[0].shape[1], sum(w.nbytes for w in weights)
 
 
-def _held(kind: str, x: Tensor, states, weights, factors=_HELD) -> int:
-    y = x.shape[0] * x.shape[1] * states[0].shape[1] * x.itemsize
-    sizes = x.nbytes, y, sum(w.nbytes for w in weights)
-    return round(sum(f * n for f, n in zip(factors[kind], sizes, strict=True)))
+def _held(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> int:
+    """Bytes held at a time on a CPU: the gates of all steps, oneDNN's LSTM its copies as well."""
+    X, Y, W = _sizes(x, states, weights)
+    return {"rnn": 3 * Y, "gru": 5 * Y, "lstm": X + 5 * Y + W}[kind]
 
 
-def _held_backward(gradients: list[Tensor], kind: str, x: Tensor, states, weights) -> int:
-    return _held(kind, x, states, weights, _HELD_BACKWARD)
+def _held_backward(gradients, kind: str, x: Tensor, states, weights) -> int:
+    """The same of the backward pass; oneDNN's LSTM as read off the allocator (torch 2.13)."""
+    X, Y, W = _sizes(x, states, weights)
+    if kind != "lstm":
+        return X + 3 * Y + W if kind == "rnn" else X + 11 * Y
+    H, steps = states[0].shape[1], x.shape[0] * x.shape[1]
+    padding = 64 * steps * (9 if H % 256 == 0 else 1) + 20480  # rows of its workspace
+    return 19 * Y + padding + max(6 * Y + W, 5 * Y + 2 * W)
 
 
 # Not torch.library.custom_op, inside of which nothing can be differentiated.

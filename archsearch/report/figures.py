@@ -70,25 +70,26 @@ class Cost:
 
 COUNT, BYTES = ("", "k", "M", "G", "T"), ("B", "KiB", "MiB", "GiB", "TiB")
 TIME = ("µs", "ms", "s")
-ALL_COSTS = (
+COSTS = (
     Cost("flops_per_token", "FLOPs per token", 1000, COUNT),
     Cost("parameters", "parameters", 1000, COUNT),
     Cost("state", "state", 1024, BYTES),
     Cost("train_memory", "training memory", 1024, BYTES),
+)
+MORE = (
     Cost("train_flops", "training FLOPs per token", 1000, COUNT),
     Cost("decode_flops", "FLOPs per decoded token", 1000, COUNT),
     Cost("bytes_moved", "bytes moved", 1024, BYTES),
     Cost("decode_latency", "decode latency", 1000, TIME, 1e-6),
     Cost("train_time", "time per training step", 1000, TIME, 1e-6),
 )
-ALWAYS = 3
-"""As many of them every study counts; the others are those that a space names."""
+"""Shown where a space asks for them."""
 
 
 def costs_of(findings: Findings) -> list[Cost]:
-    """The costs that a study counted."""
+    """The costs that a study shows."""
     counted = {name for trial in findings.trials for name in trial.cost}
-    return [c for i, c in enumerate(ALL_COSTS) if i < ALWAYS or c.name in counted]
+    return [*COSTS, *(cost for cost in MORE if cost.name in counted)]
 
 
 def colours(findings: Findings) -> dict[int, str]:

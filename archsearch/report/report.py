@@ -16,7 +16,7 @@ from archsearch.errors import UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.report import figures, page
 from archsearch.report.diagram import architecture
-from archsearch.report.figures import ALL_COSTS, costs_of
+from archsearch.report.figures import COSTS, MORE, costs_of
 from archsearch.report.findings import Findings, Trial, verdict
 from archsearch.report.page import details, draw, escape, scrolling, section, table, words
 
@@ -64,7 +64,7 @@ def _headline(findings: Findings) -> str:
 
 def breaches(findings: Findings) -> list[str]:
     """A sentence for every trained model that was measured to be over a budget."""
-    told = {cost.name: cost for cost in ALL_COSTS}
+    told = {cost.name: cost for cost in (*COSTS, *MORE)}
     return [
         f"{trial.name} breaks a budget as measured after training: "
         f"{told[name].title} {told[name].tell(cost)}, limit {told[name].tell(limit)}."

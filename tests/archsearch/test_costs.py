@@ -135,11 +135,14 @@ GROWING = (
 
 @pytest.mark.parametrize("name", ["retnet", "mamba", "transformer", "lstm"])
 def test_costs_grow_with_size(name: str) -> None:
-    size = {"batch": 1, "seq_len": 32, "vocab": V}
-    small = cost(spec(name), **size)
-    wider = cost(reference(name, dim=2 * D, layers=LAYERS), **size)
-    deeper = cost(reference(name, dim=D, layers=2 * LAYERS), **size)
-    longer = cost(spec(name), **size | {"seq_len": 64})
+    small = cost(spec(name), batch=1, seq_len=32, vocab=V)
+    wide, deep = (
+        reference(name, dim=2 * D, layers=LAYERS),
+        reference(name, dim=D, layers=2 * LAYERS),
+    )
+    wider = cost(wide, batch=1, seq_len=32, vocab=V)
+    deeper = cost(deep, batch=1, seq_len=32, vocab=V)
+    longer = cost(spec(name), batch=1, seq_len=64, vocab=V)
     for key in GROWING:
         assert 0 < getattr(small, key) < getattr(wider, key), key
         assert getattr(small, key) <= getattr(deeper, key), key
