@@ -55,6 +55,7 @@ def _attention(
     if backend != SDPBackend.FLASH_ATTENTION.value:
         return F.scaled_dot_product_attention(*arguments, **options)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        added = torch.zeros_like(attn_mask, dtype=query.dtype)
-        attn_mask = added.masked_fill_(attn_mask.logical_not(), -torch.inf)
+        like = {"dtype": query.dtype, "device": query.device}
+        seen, unseen = (torch.scalar_tensor(value, **like) for value in (0.0, -torch.inf))
+        attn_mask = torch.where(attn_mask, seen, unseen)
     return FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]

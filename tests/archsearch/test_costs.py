@@ -56,6 +56,9 @@ def check_costs(spec: ModelSpec) -> None:
     with FlopCounterMode(display=False) as decode, torch.no_grad():
         for _ in range(period(spec.graph())):  # a slow layer's work falls on one of these
             _, state = model(tokens[:, :1], state)
+    with counting.Counter() as moved, torch.no_grad():
+        model(tokens)
+    assert counted.bytes_moved == moved.bytes_moved
     assert counted.forward_flops == forward.get_total_flops()
     assert counted.train_flops == forward.get_total_flops() + backward.get_total_flops()
     assert counted.decode_flops == round(decode.get_total_flops() / period(spec.graph()))
@@ -102,6 +105,13 @@ def test_transformer_flops_by_hand() -> None:
     weights = LAYERS * (4 * D * D + 3 * D * hidden) + V * D
     expected = B * T * 2 * weights + B * LAYERS * 4 * T * T * D
     assert Counts(spec("transformer"), V).forward(B, T).flops == expected
+
+
+def test_transformer_training_flops_by_hand() -> None:
+    """Twice the forward pass for its gradients, of attention 2.5 times: its scores are redone."""
+    forward = Counts(spec("transformer"), V).forward(B, T).flops
+    attention = B * LAYERS * 4 * T * T * D
+    assert Counts(spec("transformer"), V).train(B, T).flops == 3 * forward + 0.5 * attention
 
 
 def test_retnet_flops_by_hand() -> None:
