@@ -9,6 +9,7 @@ rounds.
 """
 
 import functools
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,13 +138,28 @@ def workspace(func: Any, args: Any, kwargs: Any) -> int:
         if (formula := WORKSPACES.get(func._overloadpacket)) is not None:
             _workspaces[key] = formula(*args, **kwargs)
         else:
-            with Storages((args, kwargs)) as inside:
-                func._op_dk(PYTHON, *args, **kwargs)
-            _workspaces[key] = inside.peak
+            _workspaces[key] = _inside(func, args, kwargs)
     return _workspaces[key]
 
 
 _workspaces: dict[Any, int] = {}
+
+
+def _inside(func: Any, args: Any, kwargs: Any) -> int:
+    """The most bytes that an operator's body holds; 0, with a warning, if it needs values."""
+    try:
+        with Storages((args, kwargs)) as inside:
+            func._op_dk(PYTHON, *args, **kwargs)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(
+            f"{func}: its body cannot be run on shapes alone ({reason}), so of the memory that it "
+            "takes only its results count; give WORKSPACES of archsearch.kernels.interface a "
+            "formula for it",
+            stacklevel=2,
+        )
+        return 0
+    return inside.peak
 
 
 def _look(x: Any) -> Any:

@@ -14,7 +14,7 @@ from archsearch.baselines import DESIGNS
 from archsearch.blocks import Mixer
 from archsearch.counting import Counts
 from archsearch.graph import period
-from archsearch.memory import train_memory
+from archsearch.memory import train_memory, workspace
 from archsearch.spec import ModelSpec
 from archsearch.training import loss_of
 
@@ -233,3 +233,28 @@ def test_seven_billion_parameters_are_costed_in_a_gibibyte() -> None:
     parameters, peak = map(int, run.stdout.split())
     assert parameters > 6.5e9
     assert peak < 2**30
+
+
+def test_an_operator_that_reads_values_is_warned_of() -> None:
+    @torch.library.custom_op("test_costs::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * (2 if x.sum().item() > 0 else 3)
+
+    twice.register_fake(torch.empty_like)
+    x = torch.empty(8, device="meta")
+    operator = torch.ops.test_costs.twice.default
+    with pytest.warns(UserWarning, match=r"twice.*cannot be run on shapes alone"):
+        assert workspace(operator, (x,), {}) == 0
+
+
+def test_an_operator_is_opened_up() -> None:
+    """Its second temporary is there before the first goes, and the result before both."""
+
+    @torch.library.custom_op("test_costs::sixth", mutates_args=())
+    def sixth(x: torch.Tensor) -> torch.Tensor:
+        a = x * x
+        return (a * x).reshape(-1) + a.reshape(-1)
+
+    sixth.register_fake(torch.empty_like)
+    x = torch.empty(8, device="meta")
+    assert workspace(torch.ops.test_costs.sixth.default, (x,), {}) == 3 * 32
