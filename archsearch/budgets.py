@@ -1,32 +1,42 @@
 """Budgets: what a candidate may cost, known before it is trained.
 
     budgets:
-      parameters:      {max: 400k}
+      parameters:      {max: 400k}                          embedding: false leaves those out
       flops_per_token: {max: 1.5M, context: 256}            forward pass
+      train_flops:     {max: 5M, context: 256}              per token, forward and backward
+      decode_flops:    {max: 1M, context: 4096}             of one token after `context` tokens
+      bytes_moved:     {max: 100MiB, context: 256}          forward pass over one sequence
       state:           {max: 640KiB, context: 4096}         of one sequence after `context` tokens
       train_memory:    {max: 600MiB, batch: 32, length: 256}
+      decode_latency:  {max: 4ms, context: 1024}            timed on the study's device
+      train_time:      {max: 200ms, batch: 32, length: 256} timed, of one step
 
-All of them for the largest vocabulary among the tasks. Counts take k, M, G, T (powers of 1000);
-bytes take B, KiB, MiB, GiB (powers of 1024) or kB, MB, GB (of 1000).
+All of them for the largest vocabulary among the tasks. A candidate over a budget is never trained,
+but with `soft: true` it is, and the sampler is told how far it is over. Counts take k, M, G, T
+(powers of 1000); bytes B, KiB, MiB, GiB (powers of 1024) or kB, MB, GB (of 1000); times us, ms, s.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
+import torch
 
-from archsearch.costs import forward_flops, parameters, state_bytes, train_memory
+from archsearch import measuring
+from archsearch.counting import Counts
+from archsearch.memory import train_memory
 from archsearch.spec import ModelSpec
 from archsearch.validation import Frozen, Positive, told
 
 COUNT = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-def quantity(units: dict[str, int]) -> Callable[[Any], Any]:
-    """A reader of numbers with a unit, such as 400k or 600MiB."""
+def quantity(units: dict[str, int] | dict[str, float]) -> Callable[[Any], Any]:
+    """A reader of numbers with a unit, such as 400k, 600MiB or 4ms."""
 
     def read(value: Any) -> Any:
         if isinstance(value, str):
@@ -34,79 +44,185 @@ def quantity(units: dict[str, int]) -> Callable[[Any], Any]:
             if not match or match[2] not in units or match[1].count(".") > 1 or match[1] == ".":
                 names = ", ".join(unit for unit in units if unit)
                 raise ValueError(f"got {value!r}; must be a number with a unit of {names}")
-            return round(float(match[1]) * units[match[2]])
+            unit = units[match[2]]
+            return float(match[1]) * unit if units is TIME else round(float(match[1]) * unit)
         return value
 
     return read
 
 
-def _written(units: dict[str, int]) -> pydantic.WithJsonSchema:
+def _written(units: dict[str, int] | dict[str, float], kind: str) -> pydantic.WithJsonSchema:
     """The JSON Schema of a quantity as it stands in a file."""
     told = "a number with a unit of " + ", ".join(unit for unit in units if unit)
     form = rf"^([0-9]+\.?[0-9]*|\.[0-9]+)\s*({'|'.join(units)})$"
     text = {"type": "string", "pattern": form, "patternErrorMessage": told}
-    return pydantic.WithJsonSchema({"anyOf": [text, {"type": "integer", "minimum": 1}]})
+    least = {"minimum": 1} if kind == "integer" else {"exclusiveMinimum": 0}
+    return pydantic.WithJsonSchema({"anyOf": [text, {"type": kind, **least}]})
 
 
 Count = Annotated[
     int,
     pydantic.BeforeValidator(quantity(COUNT)),
     pydantic.Field(ge=1),
-    _written(COUNT),
+    _written(COUNT, "integer"),
 ]
 Bytes = Annotated[
     int,
     pydantic.BeforeValidator(quantity(BYTES)),
     pydantic.Field(ge=1),
-    _written(BYTES),
+    _written(BYTES, "integer"),
+]
+Seconds = Annotated[
+    float,
+    pydantic.BeforeValidator(quantity(TIME)),
+    pydantic.Field(gt=0),
+    _written(TIME, "number"),
 ]
 
 
-MOST = "a candidate over it is never trained; null only records the cost"
+MOST = "a candidate over it is never trained, unless soft; null only records the cost"
 
 
-class Parameters(Frozen):
-    """Trainable numbers of the model."""
+class Budget(Frozen):
+    """A cost with its context and perhaps a limit; a subclass says which cost."""
+
+    max: Any = None
+    soft: Annotated[bool, told("train it all the same, and tell the sampler")] = False
+    timed: ClassVar[bool] = False
+
+    def cost(self, counts: Counts, device: str) -> float:
+        """The cost of a candidate; only a timed one looks at the device."""
+        raise NotImplementedError
+
+    def measure(self, spec: ModelSpec, vocab: int, device: str) -> float | None:
+        """The same of the model as built, by what it really holds; None where nothing tells."""
+
+
+class Parameters(Budget):
+    """Trainable numbers of the model. Measured: those of the model as built."""
 
     max: Annotated[Count | None, told(MOST)] = None
+    embedding: Annotated[bool, told("count the embedding too")] = True
 
-    def measure(self, spec: ModelSpec, vocab: int) -> int:
-        return parameters(spec, vocab=vocab)
+    def cost(self, counts: Counts, device: str) -> int:
+        return counts.parameters - (0 if self.embedding else counts.embedding_parameters)
+
+    def measure(self, spec: ModelSpec, vocab: int, device: str) -> int:
+        embedding = 0 if self.embedding else spec.dim * vocab
+        return measuring.parameters(spec, vocab=vocab) - embedding
 
 
-class FlopsPerToken(Frozen):
+class FlopsPerToken(Budget):
     """Forward FLOPs per token at a context."""
 
     max: Annotated[Count | None, told(MOST)] = None
     context: Annotated[Positive, told("tokens of the sequence")] = 256
 
-    def measure(self, spec: ModelSpec, vocab: int) -> int:
-        total = forward_flops(spec, batch=1, seq_len=self.context, vocab=vocab)
-        return round(total / self.context)
+    def cost(self, counts: Counts, device: str) -> int:
+        return round(counts.forward(1, self.context).flops / self.context)
 
 
-class StateBytes(Frozen):
-    """Bytes that decoding carries for one sequence after `context` tokens."""
+class TrainFlops(Budget):
+    """FLOPs of a training step, forward and backward, per token at a context."""
+
+    max: Annotated[Count | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens of the sequence")] = 256
+
+    def cost(self, counts: Counts, device: str) -> int:
+        return round(counts.train(1, self.context).flops / self.context)
+
+
+class DecodeFlops(Budget):
+    """FLOPs of one token after `context` tokens; 0 of a model that cannot decode."""
+
+    max: Annotated[Count | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens seen before")] = 4096
+
+    def cost(self, counts: Counts, device: str) -> int:
+        step = counts.decode(1, self.context)
+        return step.flops if step is not None else 0
+
+
+class BytesMoved(Budget):
+    """Bytes that the operators of a forward pass over one sequence read and write, float32."""
+
+    max: Annotated[Bytes | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens of the sequence")] = 256
+
+    def cost(self, counts: Counts, device: str) -> int:
+        return counts.forward(1, self.context).bytes_moved
+
+
+class StateBytes(Budget):
+    """Bytes that decoding carries for one sequence after `context` tokens.
+
+    Measured: those of the tensors of a real state on the study's device.
+    """
 
     max: Annotated[Bytes | None, told(MOST)] = None
     context: Annotated[Positive, told("tokens seen before")] = 4096
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], told("of the activations")] = (
+        "float32"
+    )
 
-    def measure(self, spec: ModelSpec, vocab: int) -> int:
-        return state_bytes(spec, batch=1, seq_len=self.context, vocab=vocab)
+    def cost(self, counts: Counts, device: str) -> int:
+        kind = getattr(torch, self.dtype)
+        counts = counts if counts.dtype == kind else Counts(counts.spec, counts.vocab, kind)
+        return counts.forward(1, self.context).state_bytes
+
+    def measure(self, spec: ModelSpec, vocab: int, device: str) -> int:
+        kind = getattr(torch, self.dtype)
+        return measuring.state_bytes(
+            spec, context=self.context, vocab=vocab, dtype=kind, device=device
+        )
 
 
-class TrainMemory(Frozen):
-    """Peak bytes of an AdamW step at a batch and length."""
+class TrainMemory(Budget):
+    """Peak bytes of an AdamW step at a batch and length.
+
+    Measured on a GPU only: its allocator keeps the peak, a CPU's does not.
+    """
 
     max: Annotated[Bytes | None, told(MOST)] = None
     batch: Annotated[Positive, told("sequences of a step")] = 32
     length: Annotated[Positive, told("tokens of a sequence")] = 256
 
-    def measure(self, spec: ModelSpec, vocab: int) -> int:
-        return train_memory(spec, batch=self.batch, seq_len=self.length, vocab=vocab)
+    def _size(self, vocab: int) -> dict[str, int]:
+        return {"batch": self.batch, "seq_len": self.length, "vocab": vocab}
+
+    def cost(self, counts: Counts, device: str) -> int:
+        return train_memory(counts.spec, **self._size(counts.vocab)).peak
+
+    def measure(self, spec: ModelSpec, vocab: int, device: str) -> int | None:
+        return measuring.train_memory(spec, **self._size(vocab), device=device)
 
 
-Budget = Parameters | FlopsPerToken | StateBytes | TrainMemory
+class DecodeLatency(Budget):
+    """Seconds for one token of one sequence after `context` tokens; 0 if it cannot decode."""
+
+    max: Annotated[Seconds | None, told(MOST)] = None
+    context: Annotated[Positive, told("tokens seen before")] = 1024
+    measured: Annotated[Literal[True], told("timed on the device of the study")] = True
+    timed: ClassVar[bool] = True
+
+    def cost(self, counts: Counts, device: str) -> float:
+        size = {"context": self.context, "vocab": counts.vocab}
+        time = measuring.decode_latency(counts.spec, **size, device=device)
+        return time.median if time is not None else 0.0
+
+
+class TrainTime(Budget):
+    """Seconds of one AdamW step at a batch and length."""
+
+    max: Annotated[Seconds | None, told(MOST)] = None
+    batch: Annotated[Positive, told("sequences of a step")] = 32
+    length: Annotated[Positive, told("tokens of a sequence")] = 256
+    measured: Annotated[Literal[True], told("timed on the device of the study")] = True
+    timed: ClassVar[bool] = True
+
+    def cost(self, counts: Counts, device: str) -> float:
+        size = {"batch": self.batch, "seq_len": self.length, "vocab": counts.vocab}
+        return measuring.train_time(counts.spec, **size, device=device).median
 
 
 @dataclass(frozen=True)
@@ -114,8 +230,8 @@ class Excess:
     """A budget that a candidate breaks."""
 
     budget: str
-    cost: int
-    max: int
+    cost: float
+    max: float
 
     @property
     def ratio(self) -> float:
@@ -123,23 +239,92 @@ class Excess:
         return self.cost / self.max - 1
 
 
-class Budgets(Frozen):
-    """What is measured of every candidate; without `max` a cost is only recorded."""
+@dataclass
+class Screening:
+    """What a screen found.
 
-    parameters: Parameters = Parameters()
-    flops_per_token: FlopsPerToken = FlopsPerToken()
-    state: StateBytes = StateBytes()
-    train_memory: TrainMemory = TrainMemory()
+    Attributes:
+        costs: by name, as far as they were counted.
+        excess: the first hard limit broken, behind which nothing was counted.
+        soft: cost / max - 1 for every soft limit: positive where it is broken.
+    """
+
+    costs: dict[str, float] = field(default_factory=dict)
+    excess: Excess | None = None
+    soft: dict[str, float] = field(default_factory=dict)
+
+
+class Budgets(Frozen):
+    """What is counted of every candidate, cheapest first; without `max` it is only recorded.
+
+    The first three always, the others where a space names them.
+    """
+
+    parameters: Annotated[Parameters, told("trainable numbers of the model")] = Parameters()
+    flops_per_token: Annotated[FlopsPerToken, told("forward FLOPs per token at a context")] = (
+        FlopsPerToken()
+    )
+    state: Annotated[
+        StateBytes, told("bytes that decoding carries for one sequence after `context` tokens")
+    ] = StateBytes()
+    decode_flops: Annotated[
+        DecodeFlops | None,
+        told("FLOPs of one token after `context` tokens; 0 of a model that cannot decode"),
+    ] = None
+    bytes_moved: Annotated[
+        BytesMoved | None,
+        told(
+            "bytes that the operators of a forward pass over one sequence read and write, float32"
+        ),
+    ] = None
+    train_flops: Annotated[
+        TrainFlops | None,
+        told("FLOPs of a training step, forward and backward, per token at a context"),
+    ] = None
+    train_memory: Annotated[
+        TrainMemory | None, told("peak bytes of an AdamW step at a batch and length")
+    ] = None
+    decode_latency: Annotated[
+        DecodeLatency | None,
+        told("seconds for one token of one sequence after `context` tokens; 0 if it cannot decode"),
+    ] = None
+    train_time: Annotated[
+        TrainTime | None, told("seconds of one AdamW step at a batch and length")
+    ] = None
 
     def items(self) -> Iterator[tuple[str, Budget]]:
-        """Every budget by name, cheapest to measure first."""
-        return ((name, getattr(self, name)) for name in type(self).model_fields)
+        """Those that there are, by name."""
+        named = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return ((name, budget) for name, budget in named if budget is not None)
 
-    def screen(self, spec: ModelSpec, vocab: int) -> tuple[dict[str, int], Excess | None]:
-        """The costs by name, and the first limit broken; what is dearer is then not traced."""
-        costs: dict[str, int] = {}
+    def screen(self, spec: ModelSpec, vocab: int, device: str | None = None) -> Screening:
+        """The costs up to the first hard limit broken; timed ones only on a device given."""
+        counts, found = Counts(spec, vocab), Screening()
         for name, budget in self.items():
-            costs[name] = budget.measure(spec, vocab)
-            if budget.max is not None and costs[name] > budget.max:
-                return costs, Excess(name, costs[name], budget.max)
-        return costs, None
+            if budget.timed and device is None:
+                continue
+            cost = found.costs[name] = budget.cost(counts, device or "cpu")
+            if budget.max is None:
+                continue
+            excess = Excess(name, cost, budget.max)
+            if budget.soft:
+                found.soft[name] = excess.ratio
+            elif excess.ratio > 0:
+                found.excess = excess
+                break
+        return found
+
+    def measure(self, spec: ModelSpec, vocab: int, device: str) -> dict[str, float]:
+        """What can be measured of the limits, on the model as built: see each budget.
+
+        The timed ones are measured when they are screened, and not again.
+        """
+        limits = ((name, budget) for name, budget in self.items() if budget.max is not None)
+        found = ((name, budget.measure(spec, vocab, device)) for name, budget in limits)
+        return {name: value for name, value in found if value is not None}
+
+    def breaches(self, measured: dict[str, float]) -> list[Excess]:
+        """The limits, soft ones too, that measured costs are over."""
+        limits = ((name, getattr(self, name), value) for name, value in measured.items())
+        found = (Excess(name, value, budget.max) for name, budget, value in limits)
+        return [excess for excess in found if excess.ratio > 0]

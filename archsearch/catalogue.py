@@ -50,6 +50,9 @@ class PartSpec(pydantic.BaseModel):
                 raise ValueError(f"{name}: got {value!r}; numbers here are at most {LARGEST}")
         return self
 
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))  # an option may be a list
+
     def options(self) -> dict[str, Any]:
         """The options without the tag."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}

@@ -82,7 +82,7 @@ def estimate(space: Space, draws: int, seed: int = 0) -> Share:
             continue
         share.legal += 1
         share.hashes.add(spec.hash())
-        _, excess = space.file.budgets.screen(spec, space.file.vocab)
+        excess = space.file.budgets.screen(spec, space.file.vocab).excess
         if excess is None:
             share.within += 1
         else:

@@ -36,7 +36,7 @@ class Entry:
     hash: str | None = None
     summary: str | None = None
     spec: dict[str, Any] | None = None
-    cost: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
     cause: str | None = None
     """Of a failure: diverged, out_of_memory, died or error. Of a rejection: the budget."""

@@ -4,6 +4,8 @@ The module's parameter names are the graph's node names, so weights move freely 
 and the exported source, which is the same walk written out.
 """
 
+from dataclasses import dataclass
+
 import networkx as nx
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,66 @@ from torch import Tensor, nn
 from archsearch import graph
 from archsearch.blocks import State
 from archsearch.blocks.rate import Pool, Unpool
-from archsearch.catalogue import factory
+from archsearch.catalogue import PartSpec, factory
 from archsearch.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A node without its name and place: nodes of one kind hold equal modules.
+
+    Attributes:
+        op: what it does, of archsearch.graph.
+        part: what fills it, or None.
+        sizes: of ops without a part.
+        dim: the width that it gives.
+        widths: of what it reads, in order.
+    """
+
+    op: str
+    part: PartSpec | None
+    sizes: tuple[int, ...]
+    dim: int
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, architecture: nx.DiGraph, node: str) -> "Kind":
+        """The kind of a node of a graph."""
+        data, sources = architecture.nodes[node], graph.inputs(architecture, node)
+        widths = tuple(architecture.nodes[source]["dim"] for source in sources)
+        return cls(data["op"], data["part"], data["sizes"], data["dim"], widths)
+
+    def module(self) -> nn.Module | None:
+        """What such a node holds, as wide as what it reads."""
+        if self.part is not None:
+            branches = {"merge": len(self.widths) - 1, "join": len(self.widths)}
+            more = [branches[self.op]] if self.op in branches else []
+            return factory(self.part)(self.dim, *more)
+        if self.op == "project":
+            return nn.Linear(self.widths[0], self.dim, bias=False)
+        if self.op in graph.STATEFUL:
+            return {"pool": Pool, "unpool": Unpool}[self.op](*self.sizes)
+        return None
+
+    def run(self, module: nn.Module | None, xs: list[Tensor], old: State) -> tuple[Tensor, State]:
+        """What the node gives, and its state where it carries one."""
+        if self.op == "add":
+            return xs[0] + xs[1], None
+        if self.op == "concat":
+            return torch.cat(xs, dim=-1), None
+        if self.op == "slice":
+            (start,) = self.sizes
+            return xs[0][..., start : start + self.dim], None
+        assert module is not None
+        if self.op in graph.STATEFUL:
+            # At a lower rate a short piece may hold no whole group: nothing happens there.
+            skip = self.op == "mixer" and xs[0].shape[1] == 0
+            return (xs[0], old) if skip else module(*xs, old)
+        if self.op == "mlp":
+            return module(xs[0])[0], None
+        if self.op == "join":
+            return module(torch.stack(xs).mean(0), *xs), None
+        return module(*xs), None  # norm, merge, project
 
 
 class Model(nn.Module):
@@ -32,28 +92,17 @@ class Model(nn.Module):
         # Also the head: logits of a normed vector then have unit variance at birth. Smaller, and
         # the blocks drown the tokens in the residual stream (LOG.md, 2026-11-21).
         nn.init.normal_(self.embed.weight, std=dim**-0.5)
-        self.steps: list[tuple[str, str, list[str]]] = []  # (op, node, sources)
+        self.steps: list[tuple[Kind, str, list[str]]] = []  # (kind, node, sources)
         for node in nx.topological_sort(architecture):
-            sources = graph.inputs(architecture, node)
-            self.steps.append((architecture.nodes[node]["op"], node, sources))
-            if (module := self._module(node, sources)) is not None:
+            kind = Kind.of(architecture, node)
+            self.steps.append((kind, node, graph.inputs(architecture, node)))
+            if kind.op not in ("embed", "head") and (module := kind.module()) is not None:
                 self.add_module(node, module)
-
-    def _module(self, node: str, sources: list[str]) -> nn.Module | None:
-        """What a node holds, as wide as what it reads."""
-        nodes = self.architecture.nodes
-        op, part, sizes, dim = (nodes[node][key] for key in ("op", "part", "sizes", "dim"))
-        if part is not None:
-            branches = {"merge": len(sources) - 1, "join": len(sources)}
-            return factory(part)(dim, *([branches[op]] if op in branches else []))
-        if op == "project":
-            return nn.Linear(nodes[sources[0]]["dim"], dim, bias=False)
-        return {"pool": Pool, "unpool": Unpool}[op](*sizes) if op in graph.STATEFUL else None
 
     @property
     def stateful(self) -> list[str]:
         """The nodes that carry a state, in the order of the state tuple."""
-        return [node for op, node, _ in self.steps if op in graph.STATEFUL]
+        return [node for kind, node, _ in self.steps if kind.op in graph.STATEFUL]
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         causal = self.architecture.graph["causal"]
@@ -62,37 +111,20 @@ class Model(nn.Module):
         states = iter(state if state is not None else [None] * len(self.stateful))
         after: list[State] = []
         values: dict[str, Tensor] = {}
-        for op, node, sources in self.steps:
-            xs = [values[source] for source in sources]
-            if op == "embed":
+        for kind, node, sources in self.steps:
+            if kind.op == "embed":
                 values[node] = self.embed(tokens)
-            elif op == "head":
+                continue
+            xs = [values[source] for source in sources]
+            if kind.op == "head":
                 values[node] = F.linear(xs[0], self.embed.weight)
-            elif op in graph.STATEFUL:
-                old = next(states)
-                # At a lower rate a short piece may hold no whole group: nothing happens there.
-                skip = op == "mixer" and xs[0].shape[1] == 0
-                values[node], new = (xs[0], old) if skip else self.get_submodule(node)(*xs, old)
+                continue
+            stateful = kind.op in graph.STATEFUL
+            module = self._modules.get(node)
+            values[node], new = kind.run(module, xs, next(states) if stateful else None)
+            if stateful:
                 after.append(new)
-            else:
-                values[node] = self._stateless(op, node, xs)
         return values["head"], tuple(after) if causal else None
-
-    def _stateless(self, op: str, node: str, xs: list[Tensor]) -> Tensor:
-        if op == "add":
-            return xs[0] + xs[1]
-        if op == "concat":
-            return torch.cat(xs, dim=-1)
-        data = self.architecture.nodes[node]
-        if op == "slice":
-            (start,) = data["sizes"]
-            return xs[0][..., start : start + data["dim"]]
-        module = self.get_submodule(node)
-        if op == "mlp":
-            return module(xs[0])[0]
-        if op == "join":
-            return module(torch.stack(xs).mean(0), *xs)
-        return module(*xs)  # norm, merge, project
 
 
 def build(spec: ModelSpec, *, vocab: int) -> Model:

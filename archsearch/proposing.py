@@ -28,8 +28,10 @@ STARTUP = 10
 class Proposer:
     """Asks Optuna for candidates of a space, `trials` of them to be trained, baselines first."""
 
-    def __init__(self, space: Space, study: optuna.Study, *, seed: int, trials: int) -> None:
-        self.space, self.study, self.trials = space, study, trials
+    def __init__(
+        self, space: Space, study: optuna.Study, *, seed: int, trials: int, device: str = "cpu"
+    ) -> None:
+        self.space, self.study, self.trials, self.device = space, study, trials, device
         self.exhausted = False
         past = study.get_trials(deepcopy=False)
         self.ledger = Ledger(past)
@@ -114,8 +116,11 @@ class Proposer:
             scored = twin.loss is not None
             self.settle(entry, TrialState.COMPLETE if scored else TrialState.PRUNED, twin.loss)
             return None
-        entry.cost, excess = self.space.file.budgets.screen(spec, self.space.file.vocab)
-        if excess is not None:
+        found = self.space.file.budgets.screen(spec, self.space.file.vocab, self.device)
+        entry.cost = found.costs
+        for budget, ratio in found.soft.items():
+            trial.set_constraint(budget, ratio)
+        if (excess := found.excess) is not None:
             entry.state, entry.cause = "over_budget", excess.budget
             entry.message = f"{excess.budget} is {excess.cost}, max is {excess.max}"
             trial.set_constraint(excess.budget, excess.ratio)

@@ -8,7 +8,7 @@ jobs without a result run again under their own number, and nothing finished is 
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,9 @@ class Driver:
         stored = open_storage(storage or self.folder.storage, self.space.name)
         self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
-        self.proposer = Proposer(self.space, stored, seed=self.seed, trials=self.trials)
+        self.proposer = Proposer(
+            self.space, stored, seed=self.seed, trials=self.trials, device=self.device
+        )
         self.ledger = self.proposer.ledger
         for entry in self.ledger.having("training"):
             if (trial := self.folder.read_trial(entry.number)) is not None:
@@ -219,6 +221,8 @@ class Driver:
             seed=seed,
             split=split,
             device=self.device,
+            budgets=self.file.budgets.model_dump(mode="json") if split == "val" else None,
+            vocab=self.file.vocab,
             weights=weights,
         )
 
@@ -254,6 +258,9 @@ class Driver:
             trial["failures"].append({"seed": job.seed, "split": job.split, **news})
         if job.split == "val":
             trial |= news
+            if isinstance(message, Done):
+                over = self.file.budgets.breaches(message.run["measured"])
+                trial["breaches"] = [asdict(excess) for excess in over]
         self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
         if job.split == "val":
             self.close(entry, trial)

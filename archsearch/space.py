@@ -78,10 +78,10 @@ class Space:
         return None
 
     def _largest(self, sizes: range, choose: Chooser) -> ModelSpec:
-        """The spec of the largest size within all budgets; the smallest legal one if none is.
+        """The spec of the largest size within the hard budgets that need no clock.
 
-        Costs grow with the size. Where heads, say, do not divide a size, the next smaller one is
-        looked at.
+        The smallest legal one if none is. Costs grow with the size. Where heads, say, do not
+        divide a size, the next smaller one is looked at.
         """
         best: ModelSpec | None = None
         smallest: ModelSpec | None = None
@@ -95,7 +95,7 @@ class Space:
                 at -= 1
             if spec is None:
                 low = middle + 1
-            elif self.file.budgets.screen(spec, self.file.vocab)[1] is None:
+            elif self.file.budgets.screen(spec, self.file.vocab).excess is None:
                 best, low = spec, middle + 1
             else:
                 smallest, high = spec, at

@@ -96,8 +96,8 @@ def train(
     rungs: list[tuple[int, float]] = []
     for step in range(1, training.steps + 1):
         inputs, targets = task.sample(task.batch, data)
-        loss = _loss(model, inputs.to(device), targets.to(device))
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # before the forward pass, which then finds the memory free
+        loss = loss_of(model, inputs.to(device), targets.to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
@@ -117,7 +117,8 @@ def train(
     return Outcome(evaluation, task.score(evaluation), curve, rungs, seconds, model)
 
 
-def _loss(model: Model, inputs: Tensor, targets: Tensor) -> Tensor:
+def loss_of(model: Model, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats per scored token, of inputs and targets (B, T) int64."""
     logits, _ = model(inputs)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
 

@@ -33,6 +33,10 @@ class Job:
     """Files with blocks that are not ours, by absolute path."""
     weights: str | None = None
     """Where to put the weights trained on the first task, or None to drop them."""
+    budgets: dict[str, Any] | None = None
+    """Limits to hold the trained model to, by what can be measured of it; None for none."""
+    vocab: int = 0
+    """The largest of the tasks, for which budgets are."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
 
 
 def _train_all(job: Job, report: Any) -> dict[str, Any]:
+    from archsearch.budgets import Budgets
     from archsearch.plugins import load_file
     from archsearch.spec import ModelSpec
     from archsearch.tasks import TASKS
@@ -110,9 +115,14 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
             "rungs": outcome.rungs,
             "seconds": round(outcome.seconds, 3),
         }
+    measured: dict[str, float] = {}
+    if job.budgets is not None:
+        budgets = Budgets.model_validate(job.budgets)
+        measured = budgets.measure(spec, job.vocab, job.device)
     return {
         "seed": job.seed,
         "split": job.split,
+        "measured": measured,
         "loss": sum(e["loss"] for e in entries.values()) / len(entries),
         "seconds": round(sum(e["seconds"] for e in entries.values()), 3),
         "tasks": entries,

@@ -17,7 +17,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .interface import NAMESPACE, Arguments, register_flops, without_autocast
+from .interface import (
+    NAMESPACE,
+    Arguments,
+    register_flops,
+    register_workspace,
+    without_autocast,
+)
 
 
 def grouped_mm_reference(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -127,3 +133,8 @@ def _weight_flops(dy, x, *_, **__) -> int:
 
 register_flops("grouped_mm", _flops)
 register_flops("grouped_mm_weight", _weight_flops)
+# The borders are values, and beside the results nothing is held.
+register_workspace("grouped_mm", lambda x, weight, ends: len(x) * weight.shape[1] * x.itemsize)
+register_workspace(
+    "grouped_mm_weight", lambda dy, x, ends: len(ends) * dy.shape[1] * x.shape[1] * x.itemsize
+)

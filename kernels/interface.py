@@ -58,6 +58,19 @@ def register_flops(name: str, formula: Callable[..., int]) -> None:
     register_flop_formula(operator)(formula)
 
 
+WORKSPACES: dict[object, Callable[..., int]] = {}
+"""Formulas of register_workspace, by operator."""
+
+
+def register_workspace(name: str, formula: Callable[..., int]) -> None:
+    """Tell memory traces the most bytes that NAMESPACE::name holds at a time, results included.
+
+    For an operator whose body cannot be run on shapes alone, or not soon; the others are looked
+    into. The formula receives what the operator does.
+    """
+    WORKSPACES[getattr(getattr(torch.ops, NAMESPACE), name)] = formula
+
+
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype of states and sums over time: float64 for float64, float32 for everything else."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32

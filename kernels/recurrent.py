@@ -12,7 +12,7 @@ import torch
 from torch import _C as C
 from torch import Tensor
 
-from .interface import NAMESPACE, register_flops
+from .interface import NAMESPACE, register_flops, register_workspace
 
 NETS = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -92,6 +92,28 @@ def _backward_flops(gradients, kind: str, x, states, weights, *_, **__) -> int:
     return 3 * _flops(kind, x, states, weights)
 
 
+def _sizes(x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[int, int, int]:
+    """Bytes of x, of y and of the weights."""
+    x_bytes = x.numel() * x.itemsize
+    return x_bytes, x_bytes // x.shape[2] * states[0].shape[1], sum(w.nbytes for w in weights)
+
+
+def _held(kind: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> int:
+    """Bytes held at a time on a CPU: the gates of all steps, oneDNN's LSTM its copies as well."""
+    X, Y, W = _sizes(x, states, weights)
+    return {"rnn": 3 * Y, "gru": 5 * Y, "lstm": X + 5 * Y + W}[kind]
+
+
+def _held_backward(gradients, kind: str, x: Tensor, states, weights) -> int:
+    """The same of the backward pass; oneDNN's LSTM as read off the allocator (torch 2.13)."""
+    X, Y, W = _sizes(x, states, weights)
+    if kind != "lstm":
+        return X + 3 * Y + W if kind == "rnn" else X + 11 * Y
+    H, steps = states[0].shape[1], x.shape[0] * x.shape[1]
+    padding = 64 * steps * (9 if H % 256 == 0 else 1) + 20480  # rows of its workspace
+    return 19 * Y + padding + max(6 * Y + W, 5 * Y + 2 * W)
+
+
 # Not torch.library.custom_op, inside of which nothing can be differentiated.
 _SCHEMA = "str kind, Tensor x, Tensor[] states, Tensor[] weights) -> Tensor[]"
 for _name, _arguments, _function, _meta in (
@@ -104,3 +126,5 @@ for _name, _arguments, _function, _meta in (
 torch.library.register_autograd(f"{NAMESPACE}::recurrent", _differentiate, setup_context=_save)
 register_flops("recurrent", _flops)
 register_flops("recurrent_backward", _backward_flops)
+register_workspace("recurrent", _held)
+register_workspace("recurrent_backward", _held_backward)

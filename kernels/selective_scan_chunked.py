@@ -12,13 +12,14 @@ state before each block. All blocks share their buffers, and so the views of the
 takes as long to make as a step to run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .chunk_decays import LOG2_E
+from .chunks import some
 from .interface import (
     NAMESPACE,
     accumulation_dtype,
@@ -52,11 +53,11 @@ def _new_starts(x: Tensor, A: Tensor) -> Tensor:
     return x.new_empty(blocks, batch, N, D, dtype=accumulation_dtype(x))
 
 
-def _tiles(starts: Tensor) -> Iterator[slice]:
+def _tiles(starts: Tensor) -> list[slice]:
     """Rows of the batch."""
     batch, states = starts.shape[1], starts[0, 0].numel()
     rows = _rows(batch, states)
-    return (slice(row, row + rows) for row in range(0, batch, rows))
+    return some([slice(row, row + rows) for row in range(0, batch, rows)], starts)
 
 
 def _cut(z: Tensor, blocks: int, dtype: torch.dtype) -> Tensor:
@@ -105,7 +106,7 @@ def _column(z: Tensor) -> Tensor:
 
 def _run(before: Steps, decay: Steps, h: Steps) -> None:
     """In place h_t <- decay_t before_t + h_t, one after the other: before_t may be h_{t-1}."""
-    if h[0].is_cpu:  # there a loop in C++, in order; elsewhere perhaps one kernel for all
+    if h[0].is_cpu or h[0].is_meta:  # a loop in C++, in order; elsewhere perhaps one kernel for all
         torch._foreach_addcmul_(h, decay, before)  # pyright: ignore[reportPrivateImportUsage]
         return
     for before_t, decay_t, h_t in zip(before, decay, h, strict=True):
@@ -149,7 +150,7 @@ def _forward(
     decays, hs = decay.split(rows), h.split(rows)
     blocks = (starts, _row(S), _row(drive), _column(B), _row(C), _row(Y))
     before = state
-    for start, S_c, drive_c, B_c, C_c, Y_c in zip(*blocks, strict=True):
+    for start, S_c, drive_c, B_c, C_c, Y_c in some([*zip(*blocks, strict=True)], h):
         start.copy_(before)
         exp_(torch.mul(S_c, A, out=decay))
         torch.mul(drive_c, B_c, out=h)
@@ -219,8 +220,8 @@ def _backward(
         *(starts, _row(S), _row(drive), _column(B), _row(B), _column(C), _row(dY)),
         *(_row(d_drive), dS, _row(dB), _row(dC), dAs),
     )
-    for start, S_c, drive_c, B_c, rows_B, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c, dA_c in zip(
-        *(z.unbind()[::-1] for z in blocks), strict=True
+    for start, S_c, drive_c, B_c, rows_B, C_c, dY_c, d_drive_c, dS_c, dB_c, dC_c, dA_c in some(
+        [*zip(*(z.unbind()[::-1] for z in blocks), strict=True)], h
     ):
         hs[0].copy_(start)
         exp_(torch.mul(S_c, A, out=decay))

@@ -53,17 +53,19 @@ def cost(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     seq_len: Annotated[int, typer.Option(min=1)] = 256,
     vocab: Annotated[int, typer.Option(min=1)] = 256,
+    measure: Annotated[bool, typer.Option("--measure", help="Time it as well.")] = False,
+    device: Annotated[str, typer.Option(help="Where it is timed.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for programs.")] = False,
 ) -> None:
-    """Trace what an architecture costs before it is trained."""
-    from dataclasses import asdict
-
-    from archsearch.costs import cost as trace
+    """Tell what an architecture costs before it is trained; nothing is allocated."""
+    from archsearch import pricing
     from archsearch.loading import load_spec
+    from archsearch.preflight import require_device
 
-    for name, value in asdict(
-        trace(load_spec(spec), batch=batch, seq_len=seq_len, vocab=vocab)
-    ).items():
-        print(f"{name:<16}{value:>16,}")
+    if measure:
+        require_device(device)
+    prices = pricing.price(load_spec(spec), batch, seq_len, vocab, device if measure else None)
+    print(prices.json() if as_json else prices.table())
 
 
 @app.command()
@@ -192,9 +194,9 @@ def sample(
     loaded = load_space(space)
     for i in range(seed, seed + number):
         spec = loaded.sample(i)
-        costs, excess = loaded.file.budgets.screen(spec, loaded.file.vocab)
-        told = ", ".join(f"{name} {value:,}" for name, value in costs.items())
-        over = f"; over budget: {excess.budget}" if excess else ""
+        found = loaded.file.budgets.screen(spec, loaded.file.vocab)
+        told = ", ".join(f"{name} {value:,}" for name, value in found.costs.items())
+        over = f"; over budget: {found.excess.budget}" if found.excess else ""
         print(f"seed {i}  {spec.hash()}  {spec.summary()}\n    {told}{over}")
         if show:
             printed(spec_tree(spec, f"seed {i}"), sys.stdout)

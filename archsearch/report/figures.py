@@ -49,10 +49,13 @@ class Cost:
     title: str
     base: int
     units: tuple[str, ...]
+    one: float = 1
+    """What one of the first unit is in metrics.json: times are in seconds there."""
 
     def power(self, value: float) -> int:
         """Which of the units suits a value."""
-        fitting = (i for i in range(len(self.units)) if value < self.base ** (i + 1))
+        units = range(len(self.units))
+        fitting = (i for i in units if value / self.one < self.base ** (i + 1))
         return next(fitting, len(self.units) - 1)
 
     def tell(self, value: float | None) -> str:
@@ -60,18 +63,33 @@ class Cost:
         if value is None:
             return "–"
         power = self.power(value)
-        scaled = value / self.base**power
+        scaled = value / self.one / self.base**power
         digits = f"{scaled:.0f}" if power == 0 or scaled >= 100 else f"{scaled:#.3g}"
         return f"{digits} {self.units[power]}".strip()
 
 
 COUNT, BYTES = ("", "k", "M", "G", "T"), ("B", "KiB", "MiB", "GiB", "TiB")
+TIME = ("µs", "ms", "s")
 COSTS = (
     Cost("flops_per_token", "FLOPs per token", 1000, COUNT),
     Cost("parameters", "parameters", 1000, COUNT),
     Cost("state", "state", 1024, BYTES),
     Cost("train_memory", "training memory", 1024, BYTES),
 )
+MORE = (
+    Cost("train_flops", "training FLOPs per token", 1000, COUNT),
+    Cost("decode_flops", "FLOPs per decoded token", 1000, COUNT),
+    Cost("bytes_moved", "bytes moved", 1024, BYTES),
+    Cost("decode_latency", "decode latency", 1000, TIME, 1e-6),
+    Cost("train_time", "time per training step", 1000, TIME, 1e-6),
+)
+"""Shown where a space asks for them."""
+
+
+def costs_of(findings: Findings) -> list[Cost]:
+    """The costs that a study shows."""
+    counted = {name for trial in findings.trials for name in trial.cost}
+    return [*COSTS, *(cost for cost in MORE if cost.name in counted)]
 
 
 def colours(findings: Findings) -> dict[int, str]:
@@ -113,14 +131,15 @@ def finals(findings: Findings) -> go.Figure | None:
 def pareto(findings: Findings) -> go.Figure:
     """Validation loss against a cost that buttons choose, with the front and the budget."""
     groups = _groups(findings)
-    views = [_view(findings, cost, [trials for trials, _ in groups]) for cost in COSTS]
+    costs = costs_of(findings)
+    views = [_view(findings, cost, [trials for trials, _ in groups]) for cost in costs]
     dashed = {"name": "budget", "line": {"color": LINE, "dash": "dash"}}
     styles: list[dict[str, Any]] = [
         {"name": "Pareto front", "line": {"color": LINE, "shape": "hv"}, "mode": "lines"},
         {**dashed, "mode": "lines+markers", "marker": {"opacity": 0}},  # off the end of the axis
     ]
     styles += [
-        {**style, "mode": "markers", "hovertext": [_tell(trial) for trial in trials]}
+        {**style, "mode": "markers", "hovertext": [_tell(trial, costs) for trial in trials]}
         for trials, style in groups
     ]
     traces, axis = views[0]
@@ -129,7 +148,7 @@ def pareto(findings: Findings) -> go.Figure:
         figure.add_scatter(x=x, y=y, hoverinfo="text", **style)
     buttons = [
         {"label": cost.title, "method": "update", "args": [*view]}
-        for cost, view in zip(COSTS, views, strict=True)
+        for cost, view in zip(costs, views, strict=True)
     ]
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "pad": {"b": 40}}
     menu |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
@@ -155,11 +174,11 @@ def _groups(findings: Findings) -> list[tuple[list[Trial], dict[str, Any]]]:
     return groups
 
 
-def _tell(trial: Trial) -> str:
+def _tell(trial: Trial, costs: list[Cost]) -> str:
     """The hover text of a trial: name, architecture, loss and all costs."""
     lines = [f"<b>{escape(trial.name)}</b>", *map(escape, textwrap.wrap(trial.summary, 60))]
     lines += [f"validation loss {trial.loss:.4f}"] if trial.loss is not None else []
-    lines += [f"{cost.title} {cost.tell(trial.cost.get(cost.name))}" for cost in COSTS]
+    lines += [f"{cost.title} {cost.tell(trial.cost.get(cost.name))}" for cost in costs]
     return "<br>".join(lines)
 
 
@@ -193,15 +212,16 @@ def _view(
 
 def _axis(cost: Cost, known: list[float], settings: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     """The unit in which a cost is drawn, and its axis."""
-    power, unit, title = cost.power(max(known, default=0)), 1, cost.title
-    if cost.units is BYTES:  # plotly writes k and M by itself, KiB it does not know
-        unit, title = cost.base**power, f"{title}, {cost.units[power]}"
-    measured = ", ".join(f"{key} {escape(str(settings[key]))}" for key in settings if key != "max")
+    power, unit, title = cost.power(max(known, default=0)), 1.0, cost.title
+    if cost.units is not COUNT:  # plotly writes k and M by itself, KiB and ms it does not know
+        unit, title = cost.one * cost.base**power, f"{title}, {cost.units[power]}"
+    context = [key for key in settings if key in ("context", "batch", "length", "dtype")]
+    measured = ", ".join(f"{key} {escape(str(settings[key]))}" for key in context)
     spread_out = bool(known) and 0 < min(known) * LOG_FROM <= max(known)
     return unit, {
         "xaxis.title.text": f"{title} ({measured})" if measured else title,
         "xaxis.type": "log" if spread_out else "linear",
-        "xaxis.tickformat": "~g" if cost.units is BYTES else "~s",
+        "xaxis.tickformat": "~s" if cost.units is COUNT else "~g",
         "xaxis.autorange": True,
     }
 

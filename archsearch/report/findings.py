@@ -32,6 +32,7 @@ class Trial:
         tasks: what the search measured, by task.
         finals: losses on split "test", one for each fresh seed.
         failed_finals: how many of the final runs failed.
+        breaches: budgets that the trained model was measured to be over: name, cost and limit.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Trial:
     failed_finals: int
     cause: str | None
     message: str | None
+    breaches: list[tuple[str, float, float]]
 
     @property
     def final(self) -> float | None:
@@ -78,6 +80,7 @@ class Trial:
             failed_finals=sum(failure.get("split") == "test" for failure in failures),
             cause=data.get("cause"),
             message=data.get("message"),
+            breaches=[(b["budget"], b["cost"], b["max"]) for b in data.get("breaches") or []],
         )
 
 

@@ -15,7 +15,7 @@ from archsearch import reading
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.report import figures, page
-from archsearch.report.figures import COSTS
+from archsearch.report.figures import COSTS, MORE, costs_of
 from archsearch.report.findings import Findings, Trial, verdict
 from archsearch.report.page import details, draw, escape, scrolling, section, table, words
 from archsearch.report.sheet import drawn, written
@@ -56,9 +56,21 @@ def _headline(findings: Findings) -> str:
             '<p class="note">The study was not finished when this page was written: '
             f"{len(findings.candidates)} of {escape(wanted)} candidates trained.</p>"
         )
+    parts += [f'<p class="note">{escape(text)}</p>' for text in breaches(findings)]
     if (figure := figures.finals(findings)) is not None:
         parts.append(draw("finals", figure))
     return f"<header>{''.join(parts)}</header>"
+
+
+def breaches(findings: Findings) -> list[str]:
+    """A sentence for every trained model that was measured to be over a budget."""
+    told = {cost.name: cost for cost in (*COSTS, *MORE)}
+    return [
+        f"{trial.name} breaks a budget as measured after training: "
+        f"{told[name].title} {told[name].tell(cost)}, limit {told[name].tell(limit)}."
+        for trial in findings.trials
+        for name, cost, limit in trial.breaches
+    ]
 
 
 FATES = {
@@ -170,7 +182,7 @@ def _columns(findings: Findings) -> list[Column]:
             get = partial(Trial.measured, task=task, metric=metric)
             floor = findings.floor(task, metric)
             columns.append(Column(task, metric, get, floor=floor))
-    for cost in COSTS:
+    for cost in costs_of(findings):
         columns.append(Column("cost", cost.title, partial(_cost, name=cost.name), cost.tell))
     return columns
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from archsearch.budgets import Budgets
+from archsearch.counting import Counts
 from archsearch.spec import ModelSpec
 from archsearch.topologies import Planned, is_chain
 from archsearch.viewing import words
@@ -50,11 +51,12 @@ def _told(planned: Planned, chains: bool) -> str:
 
 def costs(a: ModelSpec, b: ModelSpec) -> Iterator[tuple[str, str]]:
     """What both cost, by the name of the cost: those that are cheap to trace."""
+    of_a, of_b = Counts(a, VOCAB), Counts(b, VOCAB)
     for name, budget in Budgets().items():
         if name not in COSTS:
             continue
         try:
-            old, new = budget.measure(a, VOCAB), budget.measure(b, VOCAB)
+            old, new = budget.cost(of_a, "cpu"), budget.cost(of_b, "cpu")
         except ValueError as error:  # a mixer of fixed length, say
             yield COSTS[name], f"not measured: {error}"
             continue

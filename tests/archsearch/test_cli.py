@@ -143,7 +143,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     costed = run("cost", "studies/tiny/best/spec.yaml", "--vocab", "8", cwd=tmp_path)
     metrics = json.loads((folder / "best" / "metrics.json").read_text())
     assert re.search(rf"^parameters +{metrics['cost']['parameters']:,}$", costed.stdout, re.M)
-    assert "train_memory" in costed.stdout
+    assert "training memory" in costed.stdout
 
 
 @pytest.mark.slow
@@ -175,3 +175,16 @@ def test_a_study_can_be_stopped_at_any_moment(kill: signal.Signals, tmp_path: Pa
     for trial in kept:
         assert after[trial["number"]]["runs"][0] == trial["runs"][0]
     assert folder.read_record()["counts"]["trained"] == 3
+
+
+def test_costs_as_numbers_and_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(reference("transformer", dim=16, layers=1).to_yaml())
+    assert call(monkeypatch, "cost", path, "--json", "--measure", "--seq-len", "8") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["seq_len"] == 8
+    assert sum(told["memory"].values()) == told["train_memory"]
+    for name in ("train_time", "decode_latency"):
+        assert 0 < told[name]["lower"] <= told[name]["median"] <= told[name]["upper"]

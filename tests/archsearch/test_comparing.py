@@ -13,7 +13,7 @@ import archsearch
 from archsearch import cli, covering, extending, loading, reading
 from archsearch.baselines import DESIGNS
 from archsearch.catalogue import classes
-from archsearch.costs import parameters
+from archsearch.counting import Counts
 from archsearch.document import SpaceFile
 from archsearch.domains import KEYS
 from archsearch.reading import Document
@@ -232,7 +232,7 @@ def test_specs_with_their_costs(home, monkeypatch, capsys):
         "~ topology/period  4 -> 2",
     ]
     a, b = (archsearch.load_spec(f"{name}.yaml") for name in ("jamba", "samba"))
-    sizes = [parameters(spec, vocab=256) for spec in (a, b)]
+    sizes = [Counts(spec, 256).parameters for spec in (a, b)]
     assert lines[3].startswith(f"parameters, vocabulary 256: {sizes[0]:,} -> {sizes[1]:,} (-")
     assert lines[4].startswith("FLOPs per token, context 256: ")
     assert lines[5].startswith("state bytes, context 4096: ")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch import load_space, load_spec
-from archsearch.budgets import Budgets
+from archsearch.budgets import Budgets, Screening
 from archsearch.covering import decisions
 from archsearch.errors import SpecError
 from archsearch.expressions import parse as expression
@@ -31,7 +31,7 @@ def space(tmp_path: Path, text: str, name: str = "s.yaml") -> Space:
 @pytest.fixture
 def uncosted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proposals are not costed: it is not what the test is about."""
-    monkeypatch.setattr(Budgets, "screen", lambda *_: ({}, None))
+    monkeypatch.setattr(Budgets, "screen", lambda *_: Screening())
 
 
 def problems(tmp_path: Path, text: str) -> str:
@@ -334,13 +334,13 @@ budgets: {parameters: {max: 30k}}
         drawn: dict = {}
         spec = loaded.decide(lambda n, d, rng=rng, drawn=drawn: drawn.setdefault(n, d.draw(rng)))
         widths.add(spec.dim)
-        assert budgets.screen(spec, vocab)[1] is None
+        assert budgets.screen(spec, vocab).excess is None
         for wider in range(spec.dim + 2, spec.dim + 14, 2):  # the next that can be built is over
             try:
                 larger = loaded.legal(loaded.resolve(lambda n, _, drawn=drawn: drawn[n], wider))
             except SpecError:
                 continue
-            assert budgets.screen(larger, vocab)[1] is not None
+            assert budgets.screen(larger, vocab).excess is not None
             break
     assert len(widths) > 1
 

@@ -411,3 +411,19 @@ def test_costs_in_human_units(value, count, size):
     parameters, state = COSTS[1], COSTS[2]
     assert state.units is BYTES
     assert (parameters.tell(value), state.tell(value)) == (count, size)
+
+
+def test_a_measured_breach_is_a_sentence(study):
+    over = {"budget": "state", "cost": 2**21, "max": 2**20}
+    study.add("trial 1", 1.5, breaches=[over]).add("trial 2", 1.6)
+    page = study.page()
+    told = "trial 1 breaks a budget as measured after training: state 2.00 MiB, limit 1.00 MiB."
+    assert page.count("breaks a budget") == 1
+    assert told in page
+
+
+def test_costs_that_a_space_asks_for_are_shown_in_their_units(study):
+    assert "decode latency" not in study.add("retnet", 2.0).page()
+    page = study.add("trial 1", 1.5, cost={"decode_latency": 0.0021}).page()
+    assert "decode latency" in page
+    assert "2.10 ms" in page

@@ -317,3 +317,27 @@ def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
 def test_a_storage_that_cannot_be_opened(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"storage .*; check the URL and its driver"):
         study(tiny(tmp_path), out=tmp_path / "s", storage=url)
+
+
+def test_a_soft_budget_is_trained_and_told(tmp_path: Path) -> None:
+    space = tiny(tmp_path, maximum="10, soft: true")
+    asking = proposer(space)
+    entry = asking.next()
+    assert entry is not None and entry.state == "training"
+    constraints = asking.study.trials[entry.number].constraints
+    assert constraints == {"parameters": entry.cost["parameters"] / 10 - 1}
+
+
+def test_a_trained_model_is_held_to_its_budgets(
+    done: tuple[Result, list[str]], tmp_path: Path
+) -> None:
+    result, _ = done
+    for trial in StudyFolder(result.folder).read_trials():
+        search, *finals = trial["runs"]
+        assert search["measured"] == {"parameters": trial["cost"]["parameters"]}
+        assert all(run["measured"] == {} for run in finals)
+        assert trial["breaches"] == []
+    soft = study(tiny(tmp_path, maximum="10, soft: true"), out=tmp_path / "s", workers=1, trials=1)
+    for trial in StudyFolder(soft.folder).read_trials():
+        (breach,) = trial["breaches"]
+        assert breach == {"budget": "parameters", "cost": trial["cost"]["parameters"], "max": 10}

@@ -1,0 +1,215 @@
+"""FLOPs, bytes moved, parameters and state of a model, counted on shapes, node by node.
+
+Every node runs on meta tensors under a mode that sees each operator. What a node costs depends on
+its kind and on the shapes that it reads and on nothing else, values there are none: so a kind is
+built once, run once for every set of shapes, and counted as often as the graph holds it. The sums
+are those of the whole model run at once, which a test holds for every named architecture.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.flop_counter import flop_registry
+
+from archsearch import graph
+from archsearch.cpu_path import CpuPath
+from archsearch.model import Kind
+from archsearch.spec import ModelSpec
+
+KEPT = 4096
+"""Kinds, and runs of them, that are remembered from one candidate to the next."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that there is to a meta tensor."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    requires_grad: bool = False
+
+    @classmethod
+    def of(cls, x: Any) -> Any:
+        """The look of a tensor; anything else is itself."""
+        return cls(x.shape, x.dtype, x.requires_grad) if isinstance(x, Tensor) else x
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+    def tensor(self) -> Tensor:
+        """A tensor that looks so."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta").requires_grad_(
+            self.requires_grad
+        )
+
+
+@dataclass(frozen=True)
+class TreeLook:
+    """The looks of a state, a tree of tensors and plain values."""
+
+    leaves: tuple[Any, ...]
+    spec: TreeSpec
+
+    @classmethod
+    def of(cls, tree: Any) -> "TreeLook":
+        leaves, spec = tree_flatten(tree)
+        return cls(tuple(map(Look.of, leaves)), spec)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(leaf.nbytes for leaf in self.leaves if isinstance(leaf, Look))
+
+    def tree(self) -> Any:
+        """A state that looks so."""
+        leaves = [leaf.tensor() if isinstance(leaf, Look) else leaf for leaf in self.leaves]
+        return tree_unflatten(leaves, self.spec)
+
+
+class Counter(TorchDispatchMode):
+    """Sums FLOPs by torch's formulas, ours among them, and the bytes that operators read and write.
+
+    As torch's FlopCounterMode counts: matrix products, causal masks not halved. Views move nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.bytes_moved = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        if not func.is_view:
+            self.bytes_moved += _nbytes((args, kwargs)) + _nbytes(out)
+        return out
+
+
+def _nbytes(tree: Any) -> int:
+    """Bytes of the tensors in a tree; storage shared by two of them is counted twice."""
+    return sum(leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one pass through a model, or through one node, costs.
+
+    Attributes:
+        flops: of all operators.
+        bytes_moved: what they read and write.
+        states: of each node that carries one, in the graph's order; of one node its own.
+    """
+
+    flops: int
+    bytes_moved: int
+    states: tuple[TreeLook, ...]
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(state.nbytes for state in self.states)
+
+
+class Counts:
+    """What a spec costs, counted without memory; `dtype` is that of weights and activations."""
+
+    def __init__(self, spec: ModelSpec, vocab: int, dtype: torch.dtype = torch.float32) -> None:
+        self.spec, self.vocab, self.dtype = spec, vocab, dtype
+        self.graph = spec.graph()
+        order = nx.topological_sort(self.graph)
+        self.nodes = [(_kind(self.graph, node, vocab), node) for node in order]
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Those of the embedding, which is the head as well."""
+        return self.vocab * self.spec.dim
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Trainable numbers, the embedding included."""
+        kinds = (kind for kind, _ in self.nodes if kind.op != "head")
+        return sum(p.numel() for kind in kinds for p in _module(kind, self.dtype).parameters())
+
+    def forward(self, batch: int, length: int, states: Sequence[TreeLook] | None = None) -> Count:
+        """A forward pass without gradients over `length` tokens, on from the states."""
+        return self._pass(batch, length, states, backward=False)
+
+    def train(self, batch: int, length: int) -> Count:
+        """A forward and a backward pass from a gradient of the logits."""
+        return self._pass(batch, length, None, backward=True)
+
+    def decode(self, batch: int, length: int) -> Count | None:
+        """One more token for each sequence after `length` tokens; None where there is no state.
+
+        The mean of several where layers run at a lower rate, which work on some tokens only.
+        """
+        if not self.graph.graph["causal"]:
+            return None
+        after, steps = self.forward(batch, length), []
+        for _ in range(graph.period(self.graph)):
+            steps.append(after := self.forward(batch, 1, after.states))
+        n = len(steps)
+        flops, moved = sum(s.flops for s in steps), sum(s.bytes_moved for s in steps)
+        return Count(round(flops / n), round(moved / n), after.states)
+
+    def _pass(
+        self, batch: int, length: int, states: Sequence[TreeLook] | None, backward: bool
+    ) -> Count:
+        looks: dict[str, Look] = {}
+        flops = moved = 0
+        before, after = iter(states or ()), []
+        causal = self.graph.graph["causal"]
+        for kind, node in self.nodes:
+            inputs = [looks[source] for source in graph.inputs(self.graph, node)]
+            inputs = inputs or [Look(torch.Size((batch, length)), torch.long)]
+            stateful = kind.op in graph.STATEFUL
+            old = next(before) if states is not None and stateful else None
+            looks[node], count = _run(kind, self.dtype, tuple(inputs), old, backward)
+            flops, moved = flops + count.flops, moved + count.bytes_moved
+            if stateful and causal:
+                after += count.states
+        return Count(flops, moved, tuple(after))
+
+
+def _kind(architecture: nx.DiGraph, node: str, vocab: int) -> Kind:
+    """The kind of a node; the size of embedding and head is the vocabulary."""
+    kind = Kind.of(architecture, node)
+    return replace(kind, sizes=(vocab,)) if kind.op in ("embed", "head") else kind
+
+
+@functools.lru_cache(KEPT)
+def _module(kind: Kind, dtype: torch.dtype) -> nn.Module:
+    """The module of a kind without memory; of what has none, one without parameters."""
+    with torch.device("meta"):
+        if kind.op == "embed":
+            module = nn.Embedding(kind.sizes[0], kind.dim)
+        elif kind.op == "head":
+            module = nn.Linear(kind.dim, kind.sizes[0], bias=False)
+        else:
+            module = kind.module() or nn.Identity()
+    return module.to(dtype)
+
+
+@functools.lru_cache(KEPT)
+def _run(
+    kind: Kind, dtype: torch.dtype, inputs: tuple[Look, ...], old: TreeLook | None, backward: bool
+) -> tuple[Look, Count]:
+    """What a kind makes of such inputs, forward or forward and backward, and what that costs."""
+    module, state = _module(kind, dtype), old.tree() if old is not None else None
+    xs = [look.tensor() for look in inputs]
+    with CpuPath(), Counter() as counter, torch.set_grad_enabled(backward):
+        if kind.op in ("embed", "head"):
+            y, new = module(*xs), None
+        else:
+            y, new = kind.run(module, xs, state)
+        if y.requires_grad:
+            y.backward(torch.empty_like(y))
+    states = (TreeLook.of(new),) if kind.op in graph.STATEFUL else ()
+    return Look.of(y), Count(counter.flops, counter.bytes_moved, states)
