@@ -4,13 +4,14 @@ BIN := .venv/bin
 export PYTHONSAFEPATH := 1# the root stays off sys.path: the bare name `kernels` is not ours to claim
 
 .PHONY: study test slow newest parity check install
-KERNELS := TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/test_*_triton.py # on the CPU
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
+KERNELS := TRITON_INTERPRET=1 $(PYTEST) tests/kernels/test_*_triton.py # on the CPU
 
 study: install
 	$(BIN)/archsearch study spaces/fusion.yaml
 
 test: install
-	$(BIN)/pytest
+	$(PYTEST)
 	$(KERNELS)
 
 slow: install

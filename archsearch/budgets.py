@@ -260,37 +260,15 @@ class Budgets(Frozen):
     The first three always, the others where a space names them.
     """
 
-    parameters: Annotated[Parameters, told("trainable numbers of the model")] = Parameters()
-    flops_per_token: Annotated[FlopsPerToken, told("forward FLOPs per token at a context")] = (
-        FlopsPerToken()
-    )
-    state: Annotated[
-        StateBytes, told("bytes that decoding carries for one sequence after `context` tokens")
-    ] = StateBytes()
-    decode_flops: Annotated[
-        DecodeFlops | None,
-        told("FLOPs of one token after `context` tokens; 0 of a model that cannot decode"),
-    ] = None
-    bytes_moved: Annotated[
-        BytesMoved | None,
-        told(
-            "bytes that the operators of a forward pass over one sequence read and write, float32"
-        ),
-    ] = None
-    train_flops: Annotated[
-        TrainFlops | None,
-        told("FLOPs of a training step, forward and backward, per token at a context"),
-    ] = None
-    train_memory: Annotated[
-        TrainMemory | None, told("peak bytes of an AdamW step at a batch and length")
-    ] = None
-    decode_latency: Annotated[
-        DecodeLatency | None,
-        told("seconds for one token of one sequence after `context` tokens; 0 if it cannot decode"),
-    ] = None
-    train_time: Annotated[
-        TrainTime | None, told("seconds of one AdamW step at a batch and length")
-    ] = None
+    parameters: Annotated[Parameters, told("trainable numbers")] = Parameters()
+    flops_per_token: Annotated[FlopsPerToken, told("forward FLOPs per token")] = FlopsPerToken()
+    state: Annotated[StateBytes, told("bytes carried from token to token")] = StateBytes()
+    decode_flops: Annotated[DecodeFlops | None, told("FLOPs of one more token")] = None
+    bytes_moved: Annotated[BytesMoved | None, told("bytes read and written")] = None
+    train_flops: Annotated[TrainFlops | None, told("training FLOPs per token")] = None
+    train_memory: Annotated[TrainMemory | None, told("peak bytes of a step")] = None
+    decode_latency: Annotated[DecodeLatency | None, told("seconds of one more token")] = None
+    train_time: Annotated[TrainTime | None, told("seconds of a step")] = None
 
     def items(self) -> Iterator[tuple[str, Budget]]:
         """Those that there are, by name."""

@@ -9,6 +9,7 @@ as an exported model needs nothing else.
 
 import ast
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def carried(cls: type) -> str:
         else:
             _require_there(node, name)
     return "".join(lines)
+
+
+def imports_of_ours(text: str) -> Iterator[tuple[str, str]]:
+    """The folders and files of ours that such a file imports from: ("kernels", "scan")."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and not node.level and (package := _package(node)):
+            inner = (node.module or "").removeprefix(package).lstrip(".")
+            homes = {} if inner else _homes(package)
+            files = [inner.partition(".")[0]] if inner else [homes.get(a.name) for a in node.names]
+            yield from ((package.rpartition(".")[2], file) for file in files if file)
 
 
 def _package(node: ast.ImportFrom) -> str | None:

@@ -8,6 +8,7 @@ import torch
 
 from archsearch.errors import ConstraintBroken, NoFeasibleCandidate, SpecError, UserError
 from archsearch.folder import StudyFolder
+from archsearch.provenance import changed_sources
 from archsearch.space import Space
 
 DRAWS = 200
@@ -67,6 +68,22 @@ def require_same_blocks(folder: StudyFolder, space: Space) -> None:
                 f"{file.path}: changed since {folder.path} began with it ({kept}); trials of two "
                 "blocks do not compare. Choose another folder with --out, or undo the change"
             )
+
+
+def require_same_sources(folder: StudyFolder) -> None:
+    """UserError when a block or kernel of ours is not what a trial was trained with."""
+    trials: dict[str, set[int]] = {}
+    for trial in folder.read_trials():
+        for run in trial["runs"]:
+            for name in changed_sources(run.get("sources", {})):
+                trials.setdefault(name, set()).add(trial["number"])
+    if trials:
+        told = ", ".join(f"{name} (trials {str(sorted(n))[1:-1]})" for name, n in trials.items())
+        raise UserError(
+            f"{folder.path}: trained with another version of {told}; scores of two versions do not "
+            "compare. Go back to the commit or version that its record.json names, or choose "
+            "another folder with --out"
+        )
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:

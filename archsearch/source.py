@@ -5,6 +5,7 @@ order, so its logits are the same bit for bit.
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ import archsearch.blocks
 import archsearch.kernels
 from archsearch import graph as graphs
 from archsearch.blocks.rate import Pool, Unpool
-from archsearch.carrying import carried
+from archsearch.carrying import carried, imports_of_ours
 from archsearch.catalogue import PartSpec, classes
 from archsearch.errors import UserError
+from archsearch.plugins import source_of
 
 LINE = 100
+HOMES = {
+    package.__name__.rpartition(".")[2]: Path(str(package.__file__)).parent
+    for package in (archsearch.blocks, archsearch.kernels)
+}
+"""The folders of ours that a model is made of."""
 
 
 def model_source(graph: nx.DiGraph, vocab: int, summary: str) -> str:
@@ -171,8 +178,6 @@ def _has_parts(spec: PartSpec) -> bool:
 
 def needed_files(graph: nx.DiGraph) -> dict[str, str]:
     """The block and kernel files that a graph uses, and what they import: package path -> text."""
-    homes = {"blocks": archsearch.blocks, "kernels": archsearch.kernels}
-    roots = {home: Path(str(package.__file__)).parent for home, package in homes.items()}
     files: dict[str, str] = {}
     waiting: list[tuple[str, str]] = []
     for cls in used_classes(graph):
@@ -181,22 +186,51 @@ def needed_files(graph: nx.DiGraph) -> dict[str, str]:
             waiting.append(("blocks", module))
             continue
         text = carried(cls)
-        if (roots["blocks"] / f"{module}.py").exists() or files.get(
-            f"blocks/{module}.py", text
-        ) != text:
+        key = f"blocks/{module}.py"
+        if source_text(key) is not None or files.get(key, text) != text:
             raise UserError(
                 f"{cls.__module__}: a file {module}.py is among the exported blocks already; "
                 "rename yours"
             )
-        files[f"blocks/{module}.py"] = text
+        files[key] = text
         waiting += _relative_imports("blocks", text)
+    return _with_imports(files, waiting)
+
+
+def used_sources(graph: nx.DiGraph) -> dict[str, str]:
+    """The same files as they lie here, whether they can be exported or not.
+
+    A file from elsewhere stands under its name alone, with what it imports of ours.
+    """
+    files: dict[str, str] = {}
+    waiting: list[tuple[str, str]] = []
+    for cls in used_classes(graph):
+        package, _, module = cls.__module__.rpartition(".")
+        if package == archsearch.blocks.__name__:
+            waiting.append(("blocks", module))
+        else:
+            name, files[name] = source_of(cls)
+            waiting += imports_of_ours(files[name])
+    return _with_imports(files, waiting)
+
+
+def _with_imports(files: dict[str, str], waiting: list[tuple[str, str]]) -> dict[str, str]:
+    """The files, those of ours that wait, and what these import; by name."""
     while waiting:
         home, module = waiting.pop()
         key = f"{home}/{module}.py"
-        if key not in files:
-            files[key] = (roots[home] / f"{module}.py").read_text(encoding="utf-8")
-            waiting += _relative_imports(home, files[key])
+        if key not in files and (text := source_text(key)) is not None:
+            files[key] = text
+            waiting += _relative_imports(home, text)
     return dict(sorted(files.items()))
+
+
+@functools.cache
+def source_text(name: str) -> str | None:
+    """The text of `blocks/x.py` or `kernels/x.py` as this process first read it; None if none."""
+    home, _, file = name.partition("/")
+    path = HOMES[home] / file
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _relative_imports(home: str, text: str) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,7 @@ def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
 def _train_all(job: Job, report: Any) -> dict[str, Any]:
     from archsearch.budgets import Budgets
     from archsearch.plugins import load_file
+    from archsearch.provenance import score_key, source_versions
     from archsearch.spec import ModelSpec
     from archsearch.tasks import TASKS
     from archsearch.training import Training, train
@@ -99,6 +100,8 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
     spec = ModelSpec.model_validate(job.spec)
     training = Training.model_validate(job.training)
     tasks = [TASKS[data["type"]].model_validate(data) for data in job.tasks]
+    key = score_key(spec, tasks, training, job.seed, job.split)
+    sources = source_versions(spec)  # now, when what has run is what was read
     entries: dict[str, Any] = {}
     for task in tasks:
         outcome = train(
@@ -123,6 +126,8 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
         "seed": job.seed,
         "split": job.split,
         "measured": measured,
+        "key": key,
+        "sources": sources,
         "loss": sum(e["loss"] for e in entries.values()) / len(entries),
         "seconds": round(sum(e["seconds"] for e in entries.values()), 3),
         "tasks": entries,

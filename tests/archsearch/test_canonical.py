@@ -421,3 +421,18 @@ def test_equal_branches_are_not_one(merge: str) -> None:
     assert two.hash() != one.hash()
     assert differ(two, one)
     assert len(build_meta(two, vocab=VOCAB).stateful) == 2
+
+
+def test_which_of_two_equal_layers_is_read() -> None:
+    """Two layers on the input are equal; who shares one of them is what the graphs differ in."""
+    mixers = {"a": "retention", "b": "mamba", "c": "gru", "z": "short_conv"}
+    hashes = []
+    for b2, c in (("a1", "a2"), ("a2", "a1"), ("a2", "a2")):
+        reads = {"a1": ["input"], "a2": ["input"], "b1": ["a1"], "b2": [b2], "c": [c]}
+        reads["z"] = [n for n in reads if not any(n in of for of in reads.values())]
+        nodes = {name: {"mixer": mixers[name[0]], "reads": of} for name, of in reads.items()}
+        topology = {"type": "graph", "nodes": nodes}
+        hashes.append(
+            ModelSpec.model_validate({"dim": 8, "layers": 6, "topology": topology}).hash()
+        )
+    assert hashes[0] != hashes[1] == hashes[2]

@@ -1,5 +1,6 @@
 """Blocks from elsewhere: in YAML, in workers, in studies, in exported models, from a package."""
 
+import hashlib
 import importlib
 import os
 import subprocess
@@ -17,6 +18,7 @@ from archsearch.errors import UserError
 from archsearch.export import export
 from archsearch.folder import StudyFolder
 from archsearch.preflight import require_same_blocks
+from archsearch.provenance import changed_sources, source_versions
 from archsearch.source import needed_files
 from archsearch.workers import Done, Job, run_job
 
@@ -139,6 +141,18 @@ def test_a_changed_block_is_not_a_resumed_study(home: Path, tmp_path: Path) -> N
     (home / "lib" / "scale.py").write_text(BLOCK + "\n\n# changed\n")
     with pytest.raises(UserError, match=r"scale.py: changed since .*study began with it"):
         require_same_blocks(folder, load_space(home / "space.yaml"))
+
+
+def test_its_version_is_part_of_a_score(home: Path) -> None:
+    """With those of the files of ours that it imports; one that cannot be exported has one too."""
+    text = BLOCK.replace("import math", "import numpy")
+    (home / "lib" / "scale.py").write_text(text)
+    spec = load_spec(home / "spec.yaml")
+    versions = source_versions(spec)
+    assert versions["scale.py"] == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert {"blocks/short_conv.py", "kernels/causal_conv.py", "kernels/scan.py"} <= {*versions}
+    assert "blocks/mamba.py" not in versions
+    assert changed_sources(versions) == []
 
 
 def test_a_job_brings_its_files(home: Path) -> None:

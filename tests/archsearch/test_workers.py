@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archsearch import reference, task
+from archsearch.provenance import score_key, source_versions
 from archsearch.standalone.weights import load_weights
 from archsearch.training import Diverged, Training, train
 from archsearch.workers import Done, Failed, Job, Message, Pool, Progress, run_job
@@ -43,6 +44,8 @@ def test_a_job_gives_what_training_here_gives(tmp_path: Path) -> None:
     entry = end.run["tasks"]["in_context_recall"]
     assert entry["loss"] == here.evaluation.loss == end.run["loss"]
     assert entry["curve"] == here.curve
+    assert end.run["key"] == score_key(SPEC, [TASK], TRAINING, 0, "val")
+    assert end.run["sources"] == source_versions(SPEC)
     assert [w.step for w in words] == [1, 10, 12]
     weights = load_weights(tmp_path / "x" / "model.safetensors")
     for name, parameter in here.model.named_parameters():

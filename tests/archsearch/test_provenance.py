@@ -1,0 +1,80 @@
+"""A key is of everything that a score depends on; a study goes on only with the same sources."""
+
+from pathlib import Path
+
+import pytest
+
+from archsearch import load_space, provenance, reference, source, task
+from archsearch.errors import UserError
+from archsearch.folder import StudyFolder
+from archsearch.provenance import score_key, source_versions
+from archsearch.search import Driver
+from archsearch.spec import ModelSpec
+from archsearch.training import Training
+
+SPEC = reference("retnet", dim=16, layers=1)
+TASK = task("in_context_recall", vocab=8, length=16, batch=4)
+OTHER = task("in_context_recall", vocab=8, length=16, batch=5)
+LONGER = Training(steps=7)
+SPACE = """archsearch: 1
+name: tiny
+model: {dim: 16, layers: 1, topology: {type: interleave, major: {choice: [retention, mamba]}}}
+tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4}]
+"""
+
+
+def edit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a file of ours had another text."""
+    read = source.source_text
+
+    def edited(asked: str) -> str | None:
+        return f"{read(asked)}# edited\n" if asked == name else read(asked)
+
+    for module in (source, provenance):
+        monkeypatch.setattr(module, "source_text", edited)
+
+
+def test_a_key_is_of_everything() -> None:
+    keys = [
+        score_key(SPEC, [TASK], Training(), 0, "val"),
+        score_key(reference("retnet", dim=16, layers=2), [TASK], Training(), 0, "val"),
+        score_key(SPEC, [OTHER], Training(), 0, "val"),
+        score_key(SPEC, [TASK], LONGER, 0, "val"),
+        score_key(SPEC, [TASK], Training(), 1, "val"),
+        score_key(SPEC, [TASK], Training(), 0, "test"),
+    ]
+    assert len({*keys}) == len(keys)
+    words = [
+        {"type": "parallel", "branches": [{"type": "retention", "key_heads": 4}]},
+        {"type": "interleave", "major": "retention"},
+    ]
+    specs = [ModelSpec.model_validate({"dim": 16, "layers": 1, "topology": top}) for top in words]
+    assert len({score_key(spec, [TASK], LONGER, 0, "val") for spec in specs}) == 1
+
+
+def test_a_key_is_of_the_sources_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks, what they import, the kernels below; no other."""
+    used = set(source_versions(SPEC))
+    assert used >= {"blocks/retention.py", "blocks/decay.py", "blocks/gate.py", "kernels/scan.py"}
+    assert "blocks/mamba.py" not in used
+    before = score_key(SPEC, [TASK], Training(), 0, "val")
+    for name, changes in (("kernels/scan.py", True), ("blocks/mamba.py", False)):
+        with monkeypatch.context() as patch:
+            edit(name, patch)
+            assert (score_key(SPEC, [TASK], Training(), 0, "val") != before) == changes
+
+
+def test_a_study_goes_on_with_the_same_sources_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the files and the trials; what has no versions yet is of an older study."""
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    folder = StudyFolder(tmp_path / "s")
+    driver = Driver(load_space(tmp_path / "tiny.yaml"), folder, "cpu", None, None)
+    runs = [{"sources": source_versions(SPEC)}, {}]
+    for number in (3, 4):
+        folder.write_trial(number, SPEC, {"number": number, "runs": runs})
+    driver.preflight()
+    edit("kernels/scan.py", monkeypatch)
+    with pytest.raises(UserError, match=r"another version of kernels/scan.py \(trials 3, 4\); sco"):
+        driver.preflight()
