@@ -93,7 +93,7 @@ def spec(mlp: dict[str, Any]) -> ModelSpec:
 
 def test_cost_counts_the_experts_that_run_and_the_weights_of_all() -> None:
     """As a SwiGLU of top_k experts' width and a router; more experts add parameters alone."""
-    sizes = {"batch": 2, "seq_len": 32, "vocab": 10}
+    sizes: dict[str, Any] = {"batch": 2, "seq_len": 32, "vocab": 10}
     dense = cost(spec({"type": "swiglu", "expand": 2.0}), **sizes)
     for experts in (4, 16):
         sparse = cost(spec({"type": "moe", "experts": experts, "top_k": 2}), **sizes)
