@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch import build, load_space
+from archsearch import build, census, load_space
 from archsearch.covering import covering_draws, decisions
 from archsearch.domains import Choice, Float, Int, parse
 from archsearch.errors import SpecError
@@ -273,6 +273,14 @@ def test_a_data_path_is_relative_to_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "spaces").glob("*.yaml")), ids=lambda p: p.name)
 def test_spaces_on_offer_are_legal_and_say_what_they_ask(path: Path) -> None:
-    load_space(path)
+    loaded = load_space(path)
+    assert loaded.warnings == []
+    assert loaded.name == path.stem
     assert path.read_text().startswith("# ")
     assert f"archsearch study spaces/{path.name}" in path.read_text()
+    number, _ = census.size(loaded)
+    share = census.estimate(loaded, 12)
+    assert number >= len(share.hashes) > 1
+    assert share.within >= 2, share  # most of what is drawn may be trained
+    for seed in range(3):
+        build(loaded.sample(seed), vocab=loaded.file.vocab)
