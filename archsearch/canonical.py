@@ -16,7 +16,7 @@ import networkx as nx
 from archsearch.catalogue import PartSpec, canonical
 from archsearch.graph import Around, lower
 from archsearch.labelling import order
-from archsearch.topologies import Branches, Layer, Planned, is_chain
+from archsearch.layers import Branches, Layer, Planned, is_chain
 
 
 def canonical_around(around: Around) -> Around:

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import pydantic
 
 from archsearch import expressions
+from archsearch.layers import Branches
 from archsearch.reading import nearest
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Branches
 from archsearch.validation import Frozen, told
 
 FACTS = ("dim", "layers", "mixers", "first_mixer", "last_mixer", "model")

@@ -17,7 +17,7 @@ import networkx as nx
 from archsearch.blocks.norm import RMSNorm
 from archsearch.blocks.short_conv import ShortConv
 from archsearch.catalogue import PartSpec, schema
-from archsearch.topologies import Branches, Division, Layer, Planned, is_chain
+from archsearch.layers import Branches, Division, Layer, Planned, is_chain
 
 STATEFUL = ("mixer", "pool", "unpool")
 """The ops that carry a state from one piece of a sequence to the next."""

@@ -9,9 +9,9 @@ import torch
 
 from archsearch.blocks import ChannelMixer, Mixer
 from archsearch.catalogue import PartSpec, classes, factory
+from archsearch.layers import Division
 from archsearch.reading import Key
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Division
 from archsearch.validation import Finding
 
 

@@ -25,7 +25,8 @@ from archsearch.catalogue import (
 )
 from archsearch.graph import Around, lower, summarise
 from archsearch.labelling import canonical_hash
-from archsearch.topologies import Planned, Topology
+from archsearch.layers import Planned
+from archsearch.topologies import Topology
 from archsearch.validation import Frozen, Positive, told
 
 

@@ -22,10 +22,10 @@ import networkx as nx
 import plotly.graph_objects as go
 
 from archsearch.catalogue import PartSpec
+from archsearch.layers import is_chain
 from archsearch.report.figures import LINE, styled
 from archsearch.report.layer_graph import layer_graph
 from archsearch.spec import ModelSpec
-from archsearch.topologies import is_chain
 from archsearch.viewing import words
 from archsearch.viewing.runs import Run, folded, within
 

@@ -8,8 +8,8 @@ import networkx as nx
 import plotly.graph_objects as go
 
 from archsearch.graph import tell
+from archsearch.layers import Planned
 from archsearch.report.figures import LINE, styled
-from archsearch.topologies import Planned
 
 COLUMN, ROW = 230, 90  # pixels
 WIDTH, HEIGHT = 0.9, 0.6  # of a box

@@ -1,10 +1,10 @@
 """One architecture on a page of its own, in the report's look: `archsearch show --as html`."""
 
+from archsearch.layers import is_chain
 from archsearch.report import page
 from archsearch.report.diagram import architecture
 from archsearch.report.page import details, draw, escape
 from archsearch.spec import ModelSpec
-from archsearch.topologies import is_chain
 
 STREAM = (
     "The residual stream runs down on the left; every layer reads it and adds to it. Mixers "

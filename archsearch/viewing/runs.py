@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
+from archsearch.layers import Planned, is_chain
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Planned, is_chain
 
 RATES = ("pool", "unpool")
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from archsearch.budgets import Budgets
 from archsearch.counting import Counts
+from archsearch.layers import Planned, is_chain
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Planned, is_chain
 from archsearch.viewing import words
 from archsearch.viewing.differences import Change, compare
 

@@ -18,9 +18,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from archsearch.catalogue import PartSpec
+from archsearch.layers import Division, is_chain
 from archsearch.model import build_meta
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Division, is_chain
 from archsearch.viewing import words
 from archsearch.viewing.runs import Run, layer_of, runs
 

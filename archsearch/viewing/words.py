@@ -6,7 +6,8 @@ import networkx as nx
 
 from archsearch.catalogue import PartSpec
 from archsearch.domains import decision_key
-from archsearch.topologies import INPUT, Branches, Planned
+from archsearch.layers import Branches, Planned
+from archsearch.topologies import INPUT
 
 
 def scalar(value: Any) -> str:

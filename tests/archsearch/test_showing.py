@@ -16,9 +16,9 @@ from archsearch.baselines import DESIGNS
 from archsearch.constraints import mixers_of
 from archsearch.counting import Counts
 from archsearch.folder import StudyFolder
+from archsearch.layers import is_chain
 from archsearch.report.diagram import architecture
 from archsearch.report.sheet import sheet
-from archsearch.topologies import is_chain
 from archsearch.viewing import drawing, words
 from archsearch.viewing.runs import RATES, folded
 from archsearch.viewing.space_tree import space_tree

@@ -15,9 +15,9 @@ from archsearch.blocks import Family
 from archsearch.catalogue import classes, factory, options_of, part, schema
 from archsearch.errors import SpecError
 from archsearch.graph import tell
+from archsearch.layers import Branches
 from archsearch.model import build_meta
 from archsearch.spec import ModelSpec
-from archsearch.topologies import Branches
 
 MEMBERS = [cls for family in Family.__subclasses__() for cls in family.members.values()]
 RETENTION, MAMBA = {"type": "retention", "heads": 2}, {"type": "mamba", "state": 4}
