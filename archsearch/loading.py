@@ -4,12 +4,14 @@ from pathlib import Path
 
 from archsearch import covering, extending, plugins, static, validation
 from archsearch.document import SpaceFile
-from archsearch.errors import Problem, SpecError
+from archsearch.errors import Problem, SpecError, UserError
 from archsearch.reading import Document, show_path
 from archsearch.resolving import Sections, Unresolvable
 from archsearch.space import Space
 from archsearch.spec import ModelSpec, SpecFile
 
+OF_A_SPACE = {*SpaceFile.model_fields} - {*SpecFile.model_fields}
+"""The sections by which a space is told from a spec."""
 OPEN = "a decision; a spec has none left: name one value, or draw specs with `archsearch sample`"
 
 
@@ -19,6 +21,11 @@ def load_space(path: str | Path) -> Space:
     `space.warnings` holds what is legal and looks like a mistake.
     """
     document = extending.read(path)
+    if "model" in document.data and not OF_A_SPACE & {*document.data}:
+        raise UserError(
+            f"{path}: an architecture, not a space: nothing stands around its model; see "
+            "`archsearch show` and `archsearch cost`, or add tasks to search it"
+        )
     folder = Path(path).absolute().parent
     blocks = plugins.load_named(document, folder)
     context = {"folder": folder}
@@ -48,6 +55,10 @@ def load_spec(path: str | Path) -> ModelSpec:
     SpecError names every problem with file:line:column, path and remedy.
     """
     document = extending.read(path)
+    if "tasks" in document.data:
+        raise UserError(
+            f"{path}: a space, not an architecture; `archsearch sample {path} --out DIR` draws some"
+        )
     plugins.load_named(document, Path(path).absolute().parent)
     validation.load(SpecFile, document)
     if problems := _troubles(document):

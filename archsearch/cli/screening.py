@@ -10,15 +10,21 @@ from archsearch.cli.app import SpacePath, app
 
 
 @app.command()
-def validate(space: SpacePath) -> None:
-    """Check every line of a search space without training anything."""
+def validate(
+    file: Annotated[Path, typer.Argument(help="A space or a spec.", metavar="SPACE|SPEC.yaml")],
+) -> None:
+    """Check every line of a search space, or of a spec, without training anything."""
     from archsearch.covering import decisions
-    from archsearch.loading import load_space
+    from archsearch.space import Space
+    from archsearch.viewing.opening import opened
 
-    loaded = load_space(space)
+    loaded = opened(file).what
+    if not isinstance(loaded, Space):
+        print(f"{file}: legal, one architecture: {loaded.summary()}")
+        return
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{space}: legal, {len(decisions(loaded))} decisions")
+    print(f"{file}: legal, {len(decisions(loaded))} decisions")
 
 
 @app.command()

@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from archsearch import extending
-from archsearch.document import SpaceFile
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
-from archsearch.loading import load_space, load_spec
+from archsearch.loading import OF_A_SPACE, load_space, load_spec
 from archsearch.space import Space
-from archsearch.spec import ModelSpec, SpecFile
-
-OF_A_SPACE = {*SpaceFile.model_fields} - {*SpecFile.model_fields}
+from archsearch.spec import ModelSpec
 
 
 class Opened(NamedTuple):

@@ -43,6 +43,19 @@ def test_validate_counts_decisions_and_warns(ask, tmp_path: Path) -> None:
     assert code == 0 and "warning: asked.yaml:4:9: define.idle: idle is never used" in told
 
 
+def test_spaces_and_specs_are_told_apart(ask, tmp_path: Path) -> None:
+    assert ask("sample", "asked.yaml", "--out", ".")[0] == 0
+    assert ask("validate", "asked-0.yaml") == (
+        0,
+        "asked-0.yaml: legal, one architecture: 2 x retention\n",
+    )
+    for command in ("count", "explain", "sample", "study"):
+        code, told = ask(command, "asked-0.yaml")
+        assert code == 2 and "asked-0.yaml: an architecture, not a space" in told
+    code, told = ask("cost", "asked.yaml")
+    assert code == 2 and "asked.yaml: a space, not an architecture; `archsearch sample" in told
+
+
 def test_count_tells_size_share_and_what_rejects(ask) -> None:
     code, told = ask("count", "asked.yaml", "--draws", "30")
     assert code == 0
