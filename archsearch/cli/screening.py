@@ -150,7 +150,8 @@ def count(
 
     loaded = load_space(space)
     number, continuous = census.size(loaded)
-    beside = f", beside {len(continuous)} ranges without a step" if continuous else ""
+    ranges = f"{len(continuous)} range{'s' * (len(continuous) > 1)}"
+    beside = f", beside {ranges} without a step" if continuous else ""
     print(f"{space}: {number:,} draws{beside}")
     share = census.estimate(loaded, draws)
     low, high = share.interval

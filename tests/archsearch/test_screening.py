@@ -59,7 +59,7 @@ def test_spaces_and_specs_are_told_apart(ask, tmp_path: Path) -> None:
 def test_count_tells_size_share_and_what_rejects(ask) -> None:
     code, told = ask("count", "asked.yaml", "--draws", "30")
     assert code == 0
-    assert told.startswith("asked.yaml: 6 draws, beside 1 ranges without a step\n")
+    assert told.startswith("asked.yaml: 6 draws, beside 1 range without a step\n")
     assert "within budget" in told and "over budget" in told and "parameters" in told
 
 
