@@ -13,7 +13,6 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
-from archsearch.baselines import reference
 from archsearch.errors import ConstraintBroken, SpecError
 from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
 from archsearch.space import Space
@@ -77,9 +76,7 @@ class Proposer:
 
     def _baseline(self, name: str) -> Entry | None:
         """A reference architecture at the space's own width and depth, under the same budgets."""
-        size = self.space.default().data
-        spec = reference(name, dim=size["dim"], layers=size["layers"])
-        return self._screen(self._ask(), "baseline", name, spec)
+        return self._screen(self._ask(), "baseline", name, self.space.baseline(name))
 
     def _candidate(self) -> Entry | None:
         if self.space.has_prior and len(self._candidates()) < STARTUP:

@@ -6,15 +6,17 @@ resolving.py for what may be written, and document.py for the sections around th
 
 import contextlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 from archsearch import plugins, static, validation
+from archsearch.baselines import reference
 from archsearch.document import SpaceFile
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, Problem, SpecError
 from archsearch.reading import Document, Key, show_path
 from archsearch.refusals import refusals
-from archsearch.resolving import Chooser, Draw, Sections, Unresolvable
+from archsearch.resolving import NUMBERS, Chooser, Draw, Sections, Unresolvable
 from archsearch.spec import ModelSpec
 from archsearch.validation import Finding
 
@@ -59,9 +61,9 @@ class Space:
                 answers[name] = choose(name, domain)
             return answers[name]
 
-        if (solve := self.solve) is None:
+        if self.solve is None:
             return self.legal(self.resolve(once))
-        return self._largest(range(solve[0], solve[1] + 1, solve[2]), once)
+        return self.largest(lambda size: self.legal(self.resolve(once, size)))
 
     @property
     def has_prior(self) -> bool:
@@ -69,20 +71,40 @@ class Space:
         return static.has_prior(self.sections)
 
     @property
-    def solve(self) -> tuple[int, int, int] | None:
-        """Least, largest and step of the width or depth that is solved for, if one is."""
-        for name in ("dim", "layers"):
+    def solve(self) -> tuple[str, range] | None:
+        """What is solved for, `dim` or `layers`, and the sizes that it may have."""
+        for name in NUMBERS:
             node = self.sections.model.get(name)
             if isinstance(node, dict) and "solve" in node:
-                return static.solvable(node, ("model", name))
+                least, most, step = static.solvable(node, ("model", name))
+                return name, range(least, most + 1, step)
         return None
 
-    def _largest(self, sizes: range, choose: Chooser) -> ModelSpec:
-        """The spec of the largest size within the hard budgets that need no clock.
+    def baseline(self, name: str) -> ModelSpec:
+        """A reference architecture at the space's own width and depth: the cost of its candidates.
+
+        Where one of them is solved for, the largest within the budgets here too.
+        """
+        own = self.default().data
+        size = {number: own[number] for number in NUMBERS}
+        if self.solve is None:
+            return reference(name, **size)
+        solved, _ = self.solve
+        return self.largest(lambda n: self._buildable(reference(name, **{**size, solved: n})))
+
+    def _buildable(self, spec: ModelSpec) -> ModelSpec:
+        if findings := refusals(spec):
+            raise SpecError([Problem(None, show_path(f.path), f.message) for f in findings])
+        return spec
+
+    def largest(self, make: Callable[[int], ModelSpec]) -> ModelSpec:
+        """What `make` gives at the largest size within the hard budgets that need no clock.
 
         The smallest legal one if none is. Costs grow with the size. Where heads, say, do not
-        divide a size, the next smaller one is looked at.
+        divide a size, and `make` raises SpecError, the next smaller one is looked at.
         """
+        assert self.solve is not None
+        sizes = self.solve[1]
         best: ModelSpec | None = None
         smallest: ModelSpec | None = None
         low, high = 0, len(sizes) - 1
@@ -91,7 +113,7 @@ class Space:
             middle = at
             while at >= low and spec is None:
                 with contextlib.suppress(SpecError):
-                    spec = self.legal(self.resolve(choose, sizes[at]))
+                    spec = make(sizes[at])
                 at -= 1
             if spec is None:
                 low = middle + 1
@@ -99,8 +121,7 @@ class Space:
                 best, low = spec, middle + 1
             else:
                 smallest, high = spec, at
-        found = best or smallest
-        return found or self.legal(self.resolve(choose, sizes[0]))  # tells what is wrong
+        return best or smallest or make(sizes[0])  # which tells what is wrong
 
     def legal(self, draw: Draw) -> ModelSpec:
         """The spec of a draw; SpecError when it cannot be built or breaks a constraint."""

@@ -74,9 +74,9 @@ COSTS = (
     Cost("flops_per_token", "FLOPs per token", 1000, COUNT),
     Cost("parameters", "parameters", 1000, COUNT),
     Cost("state", "state", 1024, BYTES),
-    Cost("train_memory", "training memory", 1024, BYTES),
 )
 MORE = (
+    Cost("train_memory", "training memory", 1024, BYTES),
     Cost("train_flops", "training FLOPs per token", 1000, COUNT),
     Cost("decode_flops", "FLOPs per decoded token", 1000, COUNT),
     Cost("bytes_moved", "bytes moved", 1024, BYTES),

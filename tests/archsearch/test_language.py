@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch import load_space, load_spec
+from archsearch import load_space, load_spec, reference
 from archsearch.budgets import Budgets, Screening
 from archsearch.covering import decisions
 from archsearch.errors import SpecError
@@ -343,6 +343,12 @@ budgets: {parameters: {max: 30k}}
             assert budgets.screen(larger, vocab).excess is not None
             break
     assert len(widths) > 1
+    for name in ("retnet", "mamba"):  # baselines are as wide as the budgets let them be
+        spec = loaded.baseline(name)
+        assert spec.dim > 8
+        assert budgets.screen(spec, vocab).excess is None
+        wider = reference(name, dim=spec.dim + 8, layers=2)  # a width that four heads divide
+        assert budgets.screen(wider, vocab).excess is not None
 
 
 def test_a_file_extends_another(tmp_path: Path) -> None:
