@@ -152,7 +152,10 @@ def test_a_study_can_be_stopped_at_any_moment(kill: signal.Signals, tmp_path: Pa
     """Ctrl-C and a scheduler's stop say so and exit with 130; whatever it was, the command resumes."""
     (tmp_path / "tiny.yaml").write_text(SPACE.replace("steps: 6", "steps: 60"))
     command = [sys.executable, "-m", "archsearch", "study", "tiny.yaml", "--workers", "2"]
-    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell's is off
+    )  # fmt: skip
     folder = StudyFolder(tmp_path / "studies" / "tiny")
     until = time.monotonic() + 100
     while not folder.read_trials() and time.monotonic() < until:
