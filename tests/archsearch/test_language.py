@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from archsearch import load_space, load_spec, reference
 from archsearch.budgets import Budgets, Screening
+from archsearch.constraints import Constraint
 from archsearch.covering import decisions
 from archsearch.errors import SpecError
 from archsearch.expressions import parse as expression
 from archsearch.proposing import Proposer
 from archsearch.space import Space
+from archsearch.spec import ModelSpec
 
 HEAD = "archsearch: 1\nname: t\ntasks: [{type: in_context_recall}]\n"
 MAMBA = "topology: {type: interleave, major: mamba}"
@@ -425,3 +427,14 @@ def test_fragments_that_grow_without_end_are_refused(tmp_path: Path, depth: int)
         ["define:", *rows, f"  a{depth}: 1", f"model: {{dim: $a0, layers: 1, {MAMBA}}}"]
     )
     assert "fragments that hold fragments grow fast" in problems(tmp_path, text + "\n")
+
+
+def test_facts_of_an_architecture() -> None:
+    layers = [{"mixer": name} for name in ("mamba", "gru", "attention")]
+    spec = ModelSpec.model_validate(
+        {"dim": 16, "layers": 3, "topology": {"type": "stack", "layers": layers}}
+    )
+    rule = (
+        "first_mixer == 'mamba' and last_mixer == 'attention' and mixers[1] == 'gru' and dim == 16"
+    )
+    assert Constraint(name="facts", rule=rule).holds(spec, {})
