@@ -15,10 +15,10 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
-from archsearch import graph
+from archsearch import graph, shapes
 from archsearch.cpu_path import CpuPath
 from archsearch.ends import Ends, Tokens
 from archsearch.model import Kind
@@ -86,7 +86,7 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = shapes.run(func, args, kwargs)
         if (formula := flop_registry.get(func._overloadpacket)) is not None:
             self.flops += formula(*args, **kwargs, out_val=out)
         if not func.is_view:
@@ -96,7 +96,11 @@ class Counter(TorchDispatchMode):
 
 def _nbytes(tree: Any) -> int:
     """Bytes of the tensors in a tree; storage shared by two of them is counted twice."""
-    return sum(leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, tuple | list):
+        return sum(map(_nbytes, tree))
+    return sum(map(_nbytes, tree.values())) if isinstance(tree, dict) else 0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from archsearch import shapes
 from archsearch.cpu_path import CpuPath
 from archsearch.ends import Ends
 from archsearch.kernels.interface import WORKSPACES
@@ -75,7 +76,7 @@ class Storages(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if is_python(func):
             self._reach(self.now + workspace(func, args, kwargs), self.now_gradients)
-        out = func(*args, **kwargs)
+        out = shapes.run(func, args, kwargs)
         for storage in _storages(out):
             if (key := storage._cdata) not in self.sizes:
                 self.sizes[key] = storage.nbytes()

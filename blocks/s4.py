@@ -21,6 +21,7 @@ times in all, which the final state needs anyway (state_space.py). The one P (no
 Goel et al. 2022 (SaShiMi, section 4.1).
 """
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -37,17 +38,19 @@ def hippo_legs(N: int) -> tuple[Tensor, Tensor]:
     return -below - (torch.arange(N, dtype=torch.float64) + 1).diag(), root
 
 
+@cache
 def diagonalised(N: int) -> tuple[Tensor, Tensor, Tensor]:
     """Lambda, P and B of HiPPO-LegS (N / 2,), complex: of each pair the one that turns forward."""
-    A, B = hippo_legs(N)
-    P = B / 2**0.5
-    skew = A + torch.outer(P, P) + 0.5 * torch.eye(N, dtype=torch.float64)
-    frequency, V = torch.linalg.eigh(torch.complex(torch.zeros_like(skew), -skew))
-    V = V[:, N // 2 :]  # ascending, and symmetric about zero
-    P, B = (V.mH @ z.to(V.dtype) for z in (P, B))
-    phase = B / B.abs()  # an eigenvector's own is arbitrary: B is real and positive
-    frequency = frequency[N // 2 :]
-    return torch.complex(torch.full_like(frequency, -0.5), frequency), P / phase, B / phase
+    with torch.device("cpu"):
+        A, B = hippo_legs(N)
+        P = B / 2**0.5
+        skew = A + torch.outer(P, P) + 0.5 * torch.eye(N, dtype=torch.float64)
+        frequency, V = torch.linalg.eigh(torch.complex(torch.zeros_like(skew), -skew))
+        V = V[:, N // 2 :]  # ascending, and symmetric about zero
+        P, B = (V.mH @ z.to(V.dtype) for z in (P, B))
+        phase = B / B.abs()  # an eigenvector's own is arbitrary: B is real and positive
+        frequency = frequency[N // 2 :]
+        return torch.complex(torch.full_like(frequency, -0.5), frequency), P / phase, B / phase
 
 
 class LowRank:
@@ -57,11 +60,13 @@ class LowRank:
         self.turn, self.into, self.along = turn, into, along
 
     def __call__(self, columns: Tensor) -> Tensor:
-        return self.turn(columns) - self.into @ (self.along @ columns)
+        along = torch.bmm(self.along, columns)
+        return torch.baddbmm(self.turn(columns), self.into, along, alpha=-1)
 
     def squared(self) -> Transition:
-        N = self.into.shape[1]
-        return Dense(self(torch.eye(N, dtype=self.into.dtype, device=self.into.device))).squared()
+        D, N, _ = self.into.shape
+        one = torch.eye(N, dtype=self.into.dtype, device=self.into.device).expand(D, N, N)
+        return Dense(self(one)).squared()
 
     def transposed(self) -> Transition:
         return LowRank(self.turn.transposed(), self.along.mT, self.into.mT)
@@ -85,7 +90,7 @@ class LowRankSSM(StateSpace):
 
     def __init__(self, block: str, channels: int, *, state: int, step: str) -> None:
         super().__init__(block, channels, state, step)
-        rate, P, B = diagonalised(state)
+        rate, P, B = (z.to(torch.get_default_device()) for z in diagonalised(state))
         self.log_rate = nn.Parameter((-rate.real).log().float().repeat(channels, 1))
         self.frequency = nn.Parameter(rate.imag.float().repeat(channels, 1))
         self.P = nn.Parameter(torch.view_as_real(P).float().repeat(channels, 1, 1))

@@ -84,10 +84,10 @@ class Dense:
         self.matrix = matrix
 
     def __call__(self, columns: Tensor) -> Tensor:
-        return self.matrix @ columns
+        return torch.bmm(self.matrix, columns)
 
     def squared(self) -> Transition:
-        return Dense(self.matrix @ self.matrix)
+        return Dense(torch.bmm(self.matrix, self.matrix))
 
     def transposed(self) -> Transition:
         return Dense(self.matrix.mT)
@@ -119,7 +119,7 @@ def left_alone(A: Powers, C: Tensor, starts: Tensor, T: int) -> tuple[Tensor, Te
     b = block(T)
     columns = orbit(starts, 1 << b, lambda k, z: A[k](z))
     rows = orbit(C[..., None], blocks(T), lambda k, z: A[b + k].transposed()(z))
-    seen = rows.flatten(2).mT @ columns.flatten(2)  # (D, n, m starts)
+    seen = torch.bmm(rows.flatten(2).mT, columns.flatten(2))  # (D, n, m starts)
     return seen.unflatten(2, (1 << b, -1)).flatten(1, 2)[:, :T], columns
 
 
@@ -128,7 +128,7 @@ def final_state(A: Powers, columns: Tensor, x: Tensor) -> Tensor:
     batch, T, _ = x.shape
     b, n = block(T), blocks(T)
     inputs = F.pad(x, (0, 0, (n << b) - T, 0)).unflatten(1, (n, -1)).permute(3, 2, 1, 0)
-    states = columns[..., 0].flip(2) @ inputs.flatten(2)  # at the end of each block
+    states = torch.bmm(columns[..., 0].flip(2), inputs.flatten(2))  # at the end of each block
     states = states.unflatten(2, (n, batch))
     if columns.shape[3] > 1:  # the first block takes the past along, over as many steps as it has
         past = columns[:, :, T - ((n - 1) << b) - 1, None, 1:]
