@@ -24,8 +24,11 @@ class Classification(Task, frozen=True):
     """The class of a sequence, told after all of it was read: models may look both ways."""
 
     causal: ClassVar[bool] = False
-    primary: ClassVar[str] = "accuracy"
-    """The metric that is scored."""
+
+    @property
+    def primary(self) -> str:
+        """The metric that is scored."""
+        return "accuracy"
 
     @property
     @abstractmethod

@@ -41,7 +41,6 @@ class CodeTags(Classification, frozen=True):
     """
 
     causal: ClassVar[bool] = True
-    primary: ClassVar[str] = "macro_f1"
 
     type: Literal["code_tags"] = "code_tags"
     data: str = Field(
@@ -64,6 +63,10 @@ class CodeTags(Classification, frozen=True):
     @classmethod
     def _absolute(cls, data: str, info: ValidationInfo) -> str:
         return data if data == STDLIB else located(data, info)
+
+    @property
+    def primary(self) -> str:
+        return "macro_f1"
 
     @property
     def ends(self) -> Ends:

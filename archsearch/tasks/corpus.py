@@ -134,9 +134,20 @@ def _read(files: dict[str, Path], *, one_file: bool) -> Corpus:
 
 def _blocks(text: bytes) -> Iterator[tuple[str, bytes]]:
     """Val and test are blocks spread over the file: its end may differ from its beginning."""
-    cuts = (len(text) * i // BLOCKS for i in range(BLOCKS + 1))
+    cuts = [len(whole(text[: len(text) * i // BLOCKS])) for i in range(BLOCKS)] + [len(text)]
     for i, (start, end) in enumerate(itertools.pairwise(cuts)):
         yield {8: "val", 9: "test"}.get(i % 10, "train"), text[start:end]
+
+
+def whole(text: bytes) -> bytes:
+    """Without the beginning of a character, in UTF-8, whose end is not there."""
+    for back, byte in enumerate(text[:-4:-1], 1):
+        if byte & 0xC0 == 0xC0:  # a character of several bytes begins: of 2, 3 or 4
+            size = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            return text[:-back] if size > back else text
+        if byte < 0x80:
+            break
+    return text
 
 
 def _tensor(text: bytes) -> Tensor:

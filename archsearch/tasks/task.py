@@ -199,6 +199,13 @@ def macro_f1(guesses: Tensor, answers: Tensor, classes: int) -> float:
     return f1.item()
 
 
+def matthews(guesses: Tensor, answers: Tensor, classes: int) -> float:
+    """Matthews' correlation of guesses and answers: 0 is chance, whatever the shares."""
+    from torchmetrics.functional.classification import multiclass_matthews_corrcoef
+
+    return multiclass_matthews_corrcoef(guesses, answers, num_classes=classes).item()
+
+
 def mean(values: Tensor) -> float:
     """Mean, summed in float64. NaN stays NaN: a diverged model must show."""
     from torchmetrics import MeanMetric  # slow to import

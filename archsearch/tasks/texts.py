@@ -4,24 +4,21 @@ A hash of a text tells its split, where the data comes with none: the same text 
 """
 
 import functools
-import socket
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from archsearch.tasks import tables
 from archsearch.tasks.corpus import SPLITS, STDLIB, digest, documents, split_of
 from archsearch.tasks.task import TaskError
 
-HUB = "hub:"
-TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-OWN = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 SECRET = -1  # the label of texts whose classes are kept back, as the Hub has it
 LEAST = 5  # texts of a split
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "unittest", "xml")
 MOST = 40  # windows of one file of the library: a few are a third of their package
+BETWEEN = b"\x1f"  # ASCII's unit separator: between texts that are read one after the other
+Columns = tuple[tuple[str, ...], str]  # of the texts, and of the label
 Row = tuple[str, bytes, Any]  # the split that the data gives, a text, its label
 
 ALLOWED = (
@@ -39,13 +36,14 @@ class Texts:
 
 
 @functools.lru_cache(maxsize=4)
-def load(source: str, columns: tuple[str, str], length: int) -> Texts:
+def load(source: str, columns: Columns, length: int) -> Texts:
     """The texts of a source, read once in a process.
 
     Args:
         source: where they are, as `Documents.data` says.
-        columns: of a table, the names of the text's and of the label's.
-        length: bytes of a window, of the standard library; other texts are given whole.
+        columns: of a table, the names of the texts' and of the label's.
+        length: bytes of a window of the standard library, and of several texts together; a text
+            by itself is given whole.
 
     Raises:
         TaskError: they cannot be read, lack a column or values, or are too few.
@@ -88,93 +86,66 @@ def _numbered(source: str, parts: dict[str, list[tuple[bytes, Any]]]) -> Texts:
     return Texts(splits, tuple(classes))
 
 
-def _rows(source: str, columns: tuple[str, str], length: int) -> Iterator[Row]:
+def _rows(source: str, columns: Columns, length: int) -> Iterator[Row]:
     """What a source has; of data without splits all is train."""
     if source == STDLIB:
         yield from _library(length)
         return
-    if source.startswith(HUB):
-        _reach_hub(source)
     try:
         if _has_classes(source):
             files = documents(source).items()
             yield from (("train", p.read_bytes(), n.split("/")[0]) for n, p in files if "/" in n)
             return
-        tables = _tables(source)
+        found = tables.load(source, "documents")
     except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
         raise TaskError(f"documents: data {source!r} cannot be read: {error}. {ALLOWED}") from error
-    for name, table in tables.items():
-        if name in OWN:
-            yield from ((OWN[name], *row) for row in _told(table, columns, source))
+    for split, table in found.items():
+        yield from ((split, *row) for row in _told(table, columns, source, length))
 
 
 def _has_classes(source: str) -> bool:
     """Whether it is a folder, and of no tables."""
     path = Path(source)
-    return path.is_dir() and not any(file.suffix in TABLES for file in path.iterdir())
+    return path.is_dir() and not any(file.suffix in tables.KINDS for file in path.iterdir())
 
 
-def _tables(source: str) -> dict[str, Any]:
-    """The tables of a source by the names of their splits; ValueError where it has none."""
-    path = Path(source)
-    if not source.startswith(HUB) and not path.is_dir() and path.suffix not in TABLES:
-        raise ValueError(f"its name ends in {path.suffix!r}")
-    if path.is_file() and not path.stat().st_size:
-        raise ValueError("it is empty")
-    from datasets import disable_progress_bars, load_dataset  # slow to import
-    from datasets.exceptions import DatasetsError
-
-    disable_progress_bars()
-    try:
-        if source.startswith(HUB):
-            name, _, config = source.removeprefix(HUB).partition(":")
-            tables = load_dataset(name, config or None)
-        elif path.is_dir():
-            tables = load_dataset(source)
-        else:
-            tables = load_dataset(TABLES[path.suffix], data_files=source)
-    except DatasetsError as error:
-        raise ValueError(str(error.__cause__ or error)) from error
-    return {str(name): table for name, table in tables.items()}
-
-
-def _reach_hub(source: str) -> None:
-    """TaskError at once without a network, where the library would try again for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
-        return
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError as error:
-        raise TaskError(
-            f"documents: data {source!r} needs a network, and {host} cannot be reached: {error}. "
-            "Set HF_HUB_OFFLINE=1 to read what was downloaded before, or save the data as a .jsonl,"
-            " .csv or .parquet file and give its path"
-        ) from error
-
-
-def _told(table: Any, columns: tuple[str, str], source: str) -> Iterator[tuple[bytes, Any]]:
+def _told(table: Any, columns: Columns, source: str, length: int) -> Iterator[tuple[bytes, Any]]:
     """The texts and labels of a table; none where the labels are kept secret."""
-    if absent := [name for name in columns if name not in table.column_names]:
+    inputs, label = columns
+    if absent := tables.missing([*inputs, label], table.column_names):
         raise TaskError(
             f"documents: data {source!r} has no columns {absent}; it has {table.column_names}. "
             "Name the right ones under `text` and `label`"
         )
-    texts, labels = (list(table[name]) for name in columns)
-    for name, values, kinds in ((columns[0], texts, str), (columns[1], labels, str | int)):
+    *parts, labels = (_column(table, name) for name in (*inputs, label))
+    checked = [*((name, part, str) for name, part in zip(inputs, parts, strict=True))]
+    for name, values, kinds in (*checked, (label, labels, str | int)):
         if bad := sum(not isinstance(value, kinds) for value in values):
             words = "text" if kinds is str else "text, a whole number, or true or false"
             raise TaskError(
                 f"documents: data {source!r}: {bad} of {len(values)} values of column {name!r} are "
                 f"not {words}, such as {next(v for v in values if not isinstance(v, kinds))!r}"
             )
-    names = getattr(table.features[columns[1]], "names", None)
+    names = getattr(table.features.get(label), "names", None)
     if set(labels) == {SECRET}:
         return
-    for text, label in zip(texts, labels, strict=True):
-        yield text.encode("utf-8", "surrogatepass"), names[label] if names else label
+    for *text, answer in zip(*parts, labels, strict=True):
+        yield joined(text, length), names[answer] if names else answer
+
+
+def _column(table: Any, name: str) -> list[Any]:
+    first, _, within = name.partition(".")
+    found = list(table[first])
+    return [tables.values(row, within) for row in found] if within else found
+
+
+def joined(texts: list[str], length: int) -> bytes:
+    """Several texts as one of at most so many bytes, each with an equal part if it is too long."""
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    if len(parts) > 1 and sum(map(len, parts)) + len(parts) - 1 > length:
+        share = (length - len(parts) + 1) // len(parts)
+        parts = [part[:share] for part in parts]
+    return BETWEEN.join(parts)
 
 
 def _library(length: int) -> Iterator[Row]:

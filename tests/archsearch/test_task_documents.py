@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from archsearch.ends import Classes, Ends, Tokens
-from archsearch.tasks import TaskError, stream
+from archsearch.tasks import TaskError, benchmarks, stream, texts
 from archsearch.tasks.corpus import documents, split_of
 from archsearch.tasks.documents import Documents
 
@@ -144,8 +144,86 @@ def test_a_split_whose_classes_are_kept_back_is_none(tmp_path: Path) -> None:
 def test_the_metrics_have_the_mean_f1_of_the_classes(tmp_path: Path) -> None:
     task = Documents(data=str(as_csv(tmp_path / "data", ROWS)), length=40)
     metrics = task.measures(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]))
-    assert metrics == pytest.approx({"accuracy": 3 / 4, "macro_f1": (4 / 5 + 2 / 3) / 2})
-    assert task.floor.keys() == {"accuracy", "macro_f1", "loss"}
+    matthews = (1 * 2 - 1 * 0) / (2 * 1 * 3 * 2) ** 0.5
+    expected = {"accuracy": 3 / 4, "macro_f1": (4 / 5 + 2 / 3) / 2, "matthews": matthews}
+    assert metrics == pytest.approx(expected)
+    assert task.floor.keys() == {"accuracy", "macro_f1", "matthews", "loss"}
+    assert task.floor["matthews"] == 0
+    assert [task.primary, task.model_copy(update={"metric": "matthews"}).primary] == [
+        "accuracy",
+        "matthews",
+    ]
+
+
+# --- several columns, and benchmarks by name --------------------------------------------------
+
+
+def test_several_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
+    rows = [(f"{i} asks", {"a": f"{i} tells"}, i % 2) for i in range(120)]
+    lines = (json.dumps(dict(zip(("q", "reply", "label"), row, strict=True))) for row in rows)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    task = Documents(data=str(path), text=("q", "reply.a"), length=40)
+    found = {text for split in SPLITS for text, _ in decoded(task, split)}
+    assert found == {f"{i} asks\x1f{i} tells" for i in range(120)}
+
+
+def test_of_texts_that_are_too_long_each_has_its_part(tmp_path: Path) -> None:
+    assert texts.joined(["a" * 9, "b" * 9], 9) == b"aaaa\x1fbbbb"
+    assert texts.joined(["a" * 4, "b" * 4], 9) == b"aaaa\x1fbbbb"
+    assert texts.joined(["a" * 99], 9) == b"a" * 99  # cut where it is encoded
+
+
+class Hub:
+    """Stands for the library's loader: keeps what it is asked for, gives small tables."""
+
+    def __init__(self, columns: list[str]) -> None:
+        self.columns, self.asked = columns, []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from datasets import Dataset
+
+        self.asked.append((args, kwargs.get("data_files")))
+        rows = [{name: f"{name} {i}" for name in self.columns} | {"idx": i} for i in range(200)]
+        for i, row in enumerate(rows):
+            row[self.columns[-1]] = i % 2
+        return {"train": Dataset.from_list(rows), "odd": Dataset.from_list(rows)}
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "columns", "metric"),
+    [
+        ("glue:cola", ("nyu-mll/glue", "cola"), ["sentence", "label"], "matthews"),
+        ("nyu-mll/glue:mrpc", ("nyu-mll/glue", "mrpc"), ["sentence1", "sentence2", "label"], "macro_f1"),
+        ("super_glue:boolq", ("aps/super_glue", "boolq"), ["question", "passage", "label"], "accuracy"),
+        ("code_x_glue_cc_defect_detection", ("google/code_x_glue_cc_defect_detection", None), ["func", "target"], "accuracy"),
+        ("some/where:else", ("some/where", "else"), ["text", "label"], "accuracy"),
+    ],
+)  # fmt: skip
+def test_benchmarks_go_by_their_names(
+    name: str, place: tuple, columns: list[str], metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(columns)
+    monkeypatch.setattr("datasets.load_dataset", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    task = Documents(data=f"hub:{name}", length=64)
+    task.prepare()
+    assert hub.asked == [(place, None)]
+    assert task.primary == metric
+    text, _ = decoded(task, "train")[0]
+    assert [part.split()[0] for part in text.split("\x1f")] == columns[:-1]
+
+
+def test_every_benchmark_has_columns_that_differ() -> None:
+    tables = (benchmarks.GLUE, benchmarks.SUPER_GLUE, benchmarks.CODE_X_GLUE)
+    for known in [known for table in tables for known in table.values()]:
+        names = [*known.inputs, known.answer]
+        assert len({*names}) == len(names)
+    assert benchmarks.known("glue:stsb") is None
+    assert benchmarks.known("scrolls:qasper") == benchmarks.Benchmark(("input",), "output")
+    _, _, files = benchmarks.place("tau/scrolls:qasper")
+    assert files is not None
+    assert files["train"] == "zip://qasper/train.jsonl::hf://datasets/tau/scrolls/qasper.zip"
 
 
 # --- the standard library ---------------------------------------------------------------------
@@ -154,13 +232,13 @@ def test_the_metrics_have_the_mean_f1_of_the_classes(tmp_path: Path) -> None:
 def test_windows_of_the_library_are_of_their_package_and_of_files_of_one_split() -> None:
     task, sources = Documents(), documents("stdlib")
     assert task.classes == 6
-    texts = {name: path.read_bytes() for name, path in sources.items() if "/" in name}
+    library = {name: path.read_bytes() for name, path in sources.items() if "/" in name}
     homes: dict[str, set[str]] = {split: set() for split in SPLITS}
     for split in SPLITS:
         rows, classes = task.examples(split)
         assert torch.bincount(classes, minlength=6).min() >= 10
         for row, number in [*zip(rows.tolist(), classes, strict=True)][::7]:
-            found = {name for name, text in texts.items() if bytes(row) in text}
+            found = {name for name, text in library.items() if bytes(row) in text}
             assert f"{task._texts.classes[number]}" in {name.split("/")[0] for name in found}
             homes[split] |= found if len(found) == 1 else set()
     assert not homes["train"] & homes["val"] | homes["val"] & homes["test"]

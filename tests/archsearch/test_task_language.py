@@ -110,17 +110,40 @@ def test_compressors_are_told_beside_the_ladder():
 # --- files and folders ------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
-@given(data=st.binary(min_size=1, max_size=3_000))
-def test_the_splits_of_a_file_are_its_blocks(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("file") / "data.bin"
-    path.write_bytes(data)
-    expected = defaultdict(bytes, dict.fromkeys(SPLITS, b""))
+def blocks_of(data: bytes) -> dict[str, bytes]:
+    found = defaultdict(bytes, dict.fromkeys(SPLITS, b""))
     for i in range(50):
         block = data[len(data) * i // 50 : len(data) * (i + 1) // 50]
-        expected["val" if i % 10 == 8 else "test" if i % 10 == 9 else "train"] += block
-    assert split_bytes(path) == expected
-    assert sum(map(len, expected.values())) == len(data)
+        found["val" if i % 10 == 8 else "test" if i % 10 == 9 else "train"] += block
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.text(st.characters(max_codepoint=127), min_size=1, max_size=3_000))
+def test_the_splits_of_a_file_are_its_blocks(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("file") / "data.txt"
+    path.write_bytes(data.encode())
+    assert split_bytes(path) == blocks_of(data.encode())
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.text(min_size=1, max_size=3_000).map(str.encode) | st.binary(min_size=1))
+def test_no_byte_is_lost_and_no_character_is_cut(tmp_path_factory, data):
+    """A block begins up to three bytes earlier, where a character would be in two."""
+    path = tmp_path_factory.mktemp("file") / "data.bin"
+    path.write_bytes(data)
+    found, expected = split_bytes(path), blocks_of(data)
+    assert sum(map(len, found.values())) == len(data)
+    assert all(abs(len(found[s]) - len(expected[s])) <= 3 * 50 for s in SPLITS)
+    assert not is_utf8(data) or all(map(is_utf8, found.values()))
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def test_every_file_of_a_folder_is_whole_in_one_split(folder):
@@ -269,7 +292,7 @@ def test_bits_are_nats_over_ln_2_and_the_last_quarter_is_the_last_quarter(tmp_pa
     path.write_bytes(bytes(20_000))
     evaluation = Language(data=str(path), **SMALL).evaluate(LateBytes())
     assert evaluation.metrics == pytest.approx(
-        {"bits_per_byte": (3 * 8 + 4) / 4, "bits_per_byte_last_quarter": 4}
+        {"bits_per_byte": 7, "bits_per_byte_last_quarter": 4, "perplexity": 2**7}
     )
     assert evaluation.loss == pytest.approx(7 * math.log(2))
 
