@@ -174,7 +174,7 @@ def outputs(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     rows = max(1, tokens_per_batch // inputs.shape[1])
-    with _evaluating(model):
+    with evaluating(model):
         for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
             yield model(x.to(device))[0].float(), y.to(device)  # bfloat16 is too coarse for a loss
 
@@ -225,7 +225,8 @@ def by_example(values: Tensor, scored: Tensor | None = None) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients; afterwards as it was."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
