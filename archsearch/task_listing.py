@@ -26,7 +26,10 @@ def print_all() -> None:
     rows.add_column("models")
     for name, cls in sorted(TASKS.items()):
         first = (inspect.getdoc(cls) or "").partition("\n")[0]
-        options = "  ".join(f"{key}={_default(cls, key)}" for key in _options(cls))
+        options = "  ".join(
+            key if cls.model_fields[key].is_required() else f"{key}={_default(cls, key)}"
+            for key in _options(cls)
+        )
         kinds = "causal" if cls.causal else "all"
         rows.add_row(
             f"[bold]{name}[/bold]", f"{escape(first)}\n[dim]{escape(options)}[/dim]", kinds
@@ -57,8 +60,14 @@ def print_one(name: str) -> None:
             f"[bold]{key}[/bold]", kind, _default(cls, key), escape(field.description or "")
         )
     out.print(rows)
-    _floors(out, task(name))
-    snippet = reading.write({"tasks": [{"type": name}]})
+    required = [key for key in _options(cls) if cls.model_fields[key].is_required()]
+    if required:
+        out.print(
+            f"[dim]Its floors are not known here: they depend on {', '.join(required)}.[/dim]\n"
+        )
+    else:
+        _floors(out, task(name))
+    snippet = reading.write({"tasks": [{"type": name} | dict.fromkeys(required, "...")]})
     out.print(Syntax(snippet, "yaml", theme="ansi_dark", background_color="default"))
 
 
@@ -86,5 +95,7 @@ def _options(cls: type[Task]) -> list[str]:
 
 
 def _default(cls: type[Task], name: str) -> str:
+    if cls.model_fields[name].is_required():
+        return "required"
     value = cls.model_fields[name].get_default(call_default_factory=True)
     return value if isinstance(value, str) else json.dumps(value)

@@ -35,9 +35,9 @@ class Generation(Task, frozen=True):
     """A text is read byte by byte, and another one written: prefix language modelling.
 
     A sequence is the input, filled up at its front to `length` bytes, a sign between, the answer
-    and a sign for its end, which counts as a byte. The loss is of the answer alone. `examples`
-    answers are written greedily, each byte from the state that the ones before it left, and are
-    held against the references: BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004), exact matches.
+    and a sign for its end, which counts as a byte. The loss is of the answer alone. In evaluation
+    answers are written greedily, each byte from the state that the ones before it left, and held
+    against the references: BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004), exact matches.
 
     Translations: `{data: "hub:wmt/wmt14:de-en", input: translation.de, answer: translation.en}`. Of
     SCROLLS (Shaham et al. 2022) and CodeXGLUE the columns are known: `hub:scrolls:gov_report`,
@@ -67,10 +67,7 @@ class Generation(Task, frozen=True):
     length: int = Field(default=64, ge=1, description="Bytes of an input that are read.")
     answer_length: int = Field(default=64, ge=1, description="Bytes of an answer, with its end.")
     batch: int = Field(default=16, ge=1, description="Training pairs per step.")
-    sequences: int = Field(default=256, ge=1, description="Pairs of an evaluation.")
-    examples: int = Field(
-        default=64, ge=1, description="Answers of an evaluation that are written out."
-    )
+    sequences: int = Field(default=96, ge=1, description="Pairs of an evaluation.")
 
     @field_validator("data")
     @classmethod
@@ -90,13 +87,13 @@ class Generation(Task, frozen=True):
         return self._cut(rows[chosen])
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Evaluation:
-        """Metrics: bits per byte of the answers; exact match, BLEU and ROUGE-L of those written."""
+        """Metrics: bits per byte of the answers; exact match, ROUGE-L and BLEU of what is said."""
         rows = self._rows(split)
         inputs, targets = self._cut(rows)
         nats, _ = predict(model, inputs, targets)
         scored = targets != IGNORE
-        written = write(model, inputs[: self.examples, : self.length + 1], self.answer_length)
-        references = [told for _, told in self._pairs()[split][: len(written)]]
+        written = write(model, inputs[:, : self.length + 1], self.answer_length)
+        references = [told for _, told in self._pairs()[split][: self.sequences]]
         by_text = compare(written, [told[: self.answer_length] for told in references])
         metrics = {"bits_per_byte": mean(nats[scored]) / LN2} | by_text.pop("metrics")
         examples = {"bits_per_byte": by_example(nats, scored) / LN2} | by_text
@@ -104,7 +101,7 @@ class Generation(Task, frozen=True):
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Bits per byte of the frequencies of bytes in answers; what two fixed answers reach."""
-        return _floors(self)
+        return {rule: dict(metrics) for rule, metrics in _floors(self).items()}
 
     def score(self, evaluation: Evaluation) -> float:
         """1 - loss / floor; 1 is perfect."""
@@ -137,7 +134,7 @@ class Generation(Task, frozen=True):
         targets = rows[:, 1:].clone()
         targets[:, : self.length] = IGNORE
         targets[targets == PAD] = IGNORE
-        return rows[:, :-1], targets
+        return rows[:, :-1].contiguous(), targets
 
 
 @functools.lru_cache(maxsize=6)
@@ -199,7 +196,7 @@ def _floors(task: Generation) -> dict[str, dict[str, float]]:
     loss = mean(nats[asked[asked != IGNORE]])
     found = task._pairs()
     known = Counter(told for _, told in found["train"]).most_common(1)[0][0]
-    shown = found["val"][: min(task.examples, task.sequences)]
+    shown = found["val"][: task.sequences]
     references = [told[: task.answer_length] for _, told in shown]
     fixed = {
         "the most frequent answer": [known[: task.answer_length] for _ in shown],

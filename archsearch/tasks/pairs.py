@@ -57,6 +57,8 @@ def _pairs(source: str, columns: tuple[str, str]) -> Iterator[tuple[str, Pair]]:
                 read, told = (text.encode("utf-8", "surrogatepass") for text in texts)
                 split = split_of(read) if own == "train" else own
                 yield own if split in found else split, (read, told)
+    except TaskError:
+        raise
     except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
         raise TaskError(
             f"generation: data {source!r} cannot be read: {error}. {ALLOWED}"

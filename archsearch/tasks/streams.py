@@ -48,6 +48,8 @@ def load(source: str, column: str, limit: int, *, refresh: bool = False) -> Corp
         try:
             found = tables.load(source, "language", streamed=True)
             _write(folder, found, source, column, limit)
+        except TaskError:
+            raise
         except (OSError, ValueError) as error:
             raise TaskError(
                 f"language: data {source!r} cannot be read: {error}. {ALLOWED}"

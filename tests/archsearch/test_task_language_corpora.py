@@ -251,7 +251,9 @@ def test_context_helps_a_stride(rows: str) -> None:
 
 
 def test_a_column_that_is_not_there(rows: str) -> None:
-    with pytest.raises(TaskError, match=r"has no columns \['body'\]; it has \['text'\]"):
+    with pytest.raises(
+        TaskError, match=r"^language: data '[^ ]*' has no columns \['body'\]; it has \['text'\]"
+    ):
         Language(data=rows, text="body", **SMALL).prepare()
 
 

@@ -30,6 +30,14 @@ def test_one_is_told_whole(command: Any) -> None:
         assert " ".join((field.description or "").split()[:2]) in out
 
 
+def test_an_option_without_a_default_is_to_be_named(command: Any) -> None:
+    code, out, _ = command("tasks", "images")
+    assert code == 0
+    assert "Its floors are not known here: they depend on data." in out
+    assert "data: '...'" in out
+    assert "required" in out
+
+
 def test_what_is_missing_is_said_and_no_error(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
