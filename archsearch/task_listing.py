@@ -3,6 +3,7 @@
 import inspect
 import json
 import sys
+from typing import cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,6 +14,17 @@ from rich.table import Table
 from archsearch import reading
 from archsearch.errors import UserError
 from archsearch.listing import console, kind_of
+from archsearch.presets import (
+    KINDS,
+    SEEDS,
+    TRIALS,
+    Kind,
+    expected,
+    minutes,
+    presets,
+    space,
+    spread,
+)
 from archsearch.reading import nearest
 from archsearch.tasks import TASKS, Task, TaskError, task
 
@@ -67,8 +79,31 @@ def print_one(name: str) -> None:
         )
     else:
         _floors(out, task(name))
+    _expected(out, name)
     snippet = reading.write({"tasks": [{"type": name} | dict.fromkeys(required, "...")]})
     out.print(Syntax(snippet, "yaml", theme="ansi_dark", background_color="default"))
+
+
+def print_space(name: str | None, kind: str) -> None:
+    """The space over a task's preset, as a file."""
+    if name is None or kind not in KINDS:
+        raise UserError(f"--preset {kind}: name a task before it, and one of {', '.join(KINDS)}")
+    print(reading.write(space(name, cast(Kind, kind))), end="")
+
+
+def _expected(out: Console, name: str) -> None:
+    """What reference architectures reach at the task's presets."""
+    for kind in presets().get(name, {}):
+        found = expected(name, kind)
+        if found is None:
+            out.print(f"preset {kind}: not measured yet", style="dim", highlight=False)
+            continue
+        scores = ", ".join(f"{ref} {spread(run['scores'])}" for ref, run in found["runs"].items())
+        out.print(
+            f"preset {kind}: scores {scores} over {SEEDS} seeds on val ({found['where']}); "
+            f"{TRIALS} candidates take {minutes(found):.1f} minutes",
+            highlight=False,
+        )
 
 
 def _floors(out: Console, asked: Task) -> None:

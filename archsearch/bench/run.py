@@ -75,7 +75,7 @@ class Runner:
         with _threads(settings.threads):
             self.bench = Bench(
                 settings=self._settings(),
-                machine=_machine(self.device),
+                machine=machine(self.device),
                 versions={name: version(name) for name in ("archsearch", "torch", "numpy")}
                 | {"python": platform.python_version()},
                 bandwidth=timing.copy_bandwidth(self.device, self.stopwatch),
@@ -249,7 +249,8 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What is measured on, and how busy it is."""
     capability = torch.backends.cpu.get_cpu_capability()
     amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     is_gpu = device.type == "cuda"

@@ -100,3 +100,28 @@ def kernels(
             table.write(runner.bench, out)  # after each: stopping early keeps what is there
     for line in ["", *table.judged(runner.bench)]:
         console.print(line, highlight=False)
+
+
+@bench.command("tasks")
+def presets_of_tasks(
+    only: Annotated[list[str] | None, typer.Option(help="A task; may be repeated.")] = None,
+    preset: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes, a thread each.")] = 2,
+    page: Annotated[Path | None, typer.Option(help="The table, FILE.md.")] = None,
+) -> None:
+    """Measure what reference architectures reach at the presets of tasks, and keep it."""
+    from archsearch import presets
+    from archsearch.bench.tasks import keep, measure
+    from archsearch.errors import UserError
+
+    if preset not in presets.KINDS:
+        raise UserError(f"--preset {preset}: must be one of {', '.join(presets.KINDS)}")
+    for name, found in measure(only or [], preset, device, workers):  # type: ignore[arg-type]
+        keep(name, preset, found)  # type: ignore[arg-type]
+        scores = {ref: run["scores"] for ref, run in found["runs"].items()}
+        told = ", ".join(f"{ref} {presets.spread(values)}" for ref, values in scores.items())
+        apart, minutes = presets.separation(scores), presets.minutes(found)
+        print(f"{name}: {told}; {apart:.1f} apart, {minutes:.1f} min", flush=True)
+    if page is not None:
+        page.write_text(presets.table(), encoding="utf-8")

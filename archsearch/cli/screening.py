@@ -109,11 +109,17 @@ def blocks(
 @app.command()
 def tasks(
     name: Annotated[str | None, typer.Argument(help="A task.", metavar="NAME")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Print a space over its preset: cpu or gpu.")
+    ] = None,
 ) -> None:
     """List every task with its options; or show one, with its definition, source and floors."""
     from archsearch import task_listing
 
-    task_listing.print_one(name) if name else task_listing.print_all()
+    if preset is not None:
+        task_listing.print_space(name, preset)
+    else:
+        task_listing.print_one(name) if name else task_listing.print_all()
 
 
 @app.command()

@@ -110,7 +110,7 @@ def test_compressors_are_told_beside_the_ladder():
 # --- files and folders ------------------------------------------------------------------------
 
 
-def blocks_of(data: bytes) -> dict[str, bytes]:
+def blocks_of(data):
     found = defaultdict(bytes, dict.fromkeys(SPLITS, b""))
     for i in range(50):
         block = data[len(data) * i // 50 : len(data) * (i + 1) // 50]
