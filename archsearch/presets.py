@@ -106,7 +106,7 @@ def table() -> str:
         "# Presets",
         "",
         "Every task at two sizes. `archsearch tasks NAME --preset cpu` prints a space over one, to",
-        "be changed at will. `archsearch bench tasks --page docs/presets.md` measured and wrote this.",
+        "be changed at will. `archsearch bench tasks --page docs/presets.md` wrote this page.",
         "",
         "Scores are 0 at the task's floor and 1 at its reference, on val: the mean and standard",
         f"deviation of {SEEDS} seeds. Apart: the best and the worst, in pooled standard deviations",
