@@ -5,17 +5,17 @@ import io
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from archsearch.ends import Ends, Tags, Tokens
 from archsearch.tasks.classification import Classification
 from archsearch.tasks.corpus import SPLITS, STDLIB, digest, documents, split_of
-from archsearch.tasks.task import Purpose, TaskError, located, macro_f1
+from archsearch.tasks.task import Purpose, TaskError, macro_f1, path
 
 CODE, STRING, COMMENT = range(3)
 # From Python 3.12 on an f-string is no single token, and may hold others.
@@ -43,7 +43,7 @@ class CodeTags(Classification, frozen=True):
     causal: ClassVar[bool] = True
 
     type: Literal["code_tags"] = "code_tags"
-    data: str = Field(
+    data: Annotated[str, path(STDLIB)] = Field(
         default=STDLIB,
         min_length=1,
         description='"stdlib", or the path of a folder with Python files. '
@@ -58,11 +58,6 @@ class CodeTags(Classification, frozen=True):
         description="Bytes of a split after which no further file is read: telling a million "
         "apart takes a second.",
     )
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data == STDLIB else located(data, info)
 
     @property
     def primary(self) -> str:

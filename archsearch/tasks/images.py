@@ -5,19 +5,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from archsearch.ends import Classes, Ends, Tokens
 from archsearch.tasks import tables
 from archsearch.tasks.classification import Classification
 from archsearch.tasks.corpus import SPLITS, split_of
-from archsearch.tasks.tables import HUB
-from archsearch.tasks.task import Purpose, TaskError, located
+from archsearch.tasks.task import Purpose, TaskError, path
 
 INTENSITIES = 256
 LEAST = 5  # images of a split
@@ -36,7 +35,7 @@ class Images(Classification, frozen=True):
     """
 
     type: Literal["images"] = "images"
-    data: str = Field(
+    data: Annotated[str, path(hub=True)] = Field(
         min_length=1,
         description="The path of a folder with one of image files for each class, or of a .parquet "
         'file or folder of them; or "hub:NAME", "hub:NAME:CONFIG" of a data set on the Hugging '
@@ -46,11 +45,6 @@ class Images(Classification, frozen=True):
     label: str = Field(default="label", description="The column that holds their classes.")
     size: int = Field(default=32, ge=2, description="Pixels of a side; others are scaled to it.")
     batch: int = Field(default=32, ge=1, description="Training images per step.")
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data.startswith(HUB) else located(data, info)
 
     @property
     def ends(self) -> Ends:

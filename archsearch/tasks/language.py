@@ -5,10 +5,10 @@ import hashlib
 import json
 import math
 import platform
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from archsearch.ends import IGNORE, Ends, language
@@ -17,15 +17,14 @@ from archsearch.tasks import compressors, streams
 from archsearch.tasks.bpe import encode
 from archsearch.tasks.corpus import SPLITS, STDLIB, Corpus, load
 from archsearch.tasks.ngram import ladder
-from archsearch.tasks.tables import HUB
 from archsearch.tasks.task import (
     Evaluation,
     Purpose,
     Split,
     Task,
     TaskError,
-    located,
     mean,
+    path,
     predict,
 )
 
@@ -57,7 +56,7 @@ class Language(Task, frozen=True):
     """
 
     type: Literal["language"] = "language"
-    data: str = Field(
+    data: Annotated[str, path(STDLIB, hub=True)] = Field(
         default=STDLIB,
         min_length=1,
         description='"stdlib"; the path of a text file or of a folder of them, in any encoding; of '
@@ -89,11 +88,6 @@ class Language(Task, frozen=True):
         description="Tokens scored at the end of each window, the others being context; null is "
         "all of them.",
     )
-
-    @field_validator("data")
-    @classmethod
-    def _absolute(cls, data: str, info: ValidationInfo) -> str:
-        return data if data == STDLIB or data.startswith(HUB) else located(data, info)
 
     @model_validator(mode="after")
     def _strides_within(self) -> "Language":

@@ -13,9 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from archsearch.tasks import benchmarks
-from archsearch.tasks.task import TaskError
+from archsearch.tasks.task import HUB, TaskError
 
-HUB = "hub:"
 KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 OWN = {
     "train": "train",

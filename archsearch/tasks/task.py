@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ValidationInfo
 from torch import Tensor, nn
 
 from archsearch.ends import IGNORE, Ends
@@ -23,6 +23,8 @@ from archsearch.errors import UserError
 
 Split = Literal["val", "test"]
 Purpose = Literal["train", "val", "test", "init"]
+HUB = "hub:"
+"""Before the name of a data set on the Hugging Face Hub."""
 
 
 class TaskError(UserError):
@@ -139,10 +141,19 @@ def stream(purpose: Purpose, key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def located(path: str, info: ValidationInfo) -> str:
-    """A path as a task keeps it: absolute; a relative one starts at the YAML file's folder."""
-    folder = (info.context or {}).get("folder", Path.cwd())
-    return os.path.abspath(Path(folder) / Path(path).expanduser())
+def path(*names: str, hub: bool = False) -> AfterValidator:
+    """How a field is read that is a path, one of these names, or perhaps a name on the Hub.
+
+    A task keeps it absolute; a relative one starts at the YAML file's folder.
+    """
+
+    def located(value: str, info: ValidationInfo) -> str:
+        if value in names or (hub and value.startswith(HUB)):
+            return value
+        folder = (info.context or {}).get("folder", Path.cwd())
+        return os.path.abspath(Path(folder) / Path(value).expanduser())
+
+    return AfterValidator(located)
 
 
 def widest(tasks: Iterable[Task]) -> Ends:
