@@ -12,6 +12,7 @@ from archsearch import build, load_space, plugins, study
 from archsearch.checking import check, find_block
 from archsearch.errors import SpecError, UserError
 from archsearch.export import export
+from archsearch.tasks import benchmarks
 from archsearch.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +50,7 @@ def test_the_example_trains_in_its_space(home: Path) -> None:
     assert model(torch.zeros(1, 5, dtype=torch.long))[0].shape == (1, 5, 8)
 
 
-@pytest.mark.parametrize("name", ["blocks", "tasks"])
+@pytest.mark.parametrize("name", ["blocks", "tasks", "data"])
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / "docs" / f"{name}.md"
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
@@ -101,3 +102,17 @@ def test_a_name_that_is_taken_is_refused(delays: str) -> None:
     Path("delay.py").write_text(Path("delay.py").read_text().replace('"delay"', '"language"'))
     with pytest.raises(UserError, match=r"the name 'language' is taken by archsearch\.tasks"):
         load_space("delays.yaml")
+
+
+def test_spaces_over_data_are_legal(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    spaces = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    assert len(spaces) == 2
+    for text in spaces:
+        (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+        assert load_space(tmp_path / "space.yaml").file.tasks[0].data.startswith("hub:")
+    named = set(re.findall(r"`hub:([^`]+)`", page)) - {"NAME", "NAME:CONFIG"}
+    assert {name for name in named if benchmarks.known(name) is None} == {
+        "stanfordnlp/imdb",
+        "uoft-cs/cifar10",
+    }
