@@ -1,8 +1,9 @@
 """studies/<name>/: the files of a study, each written whole or not at all.
 
 space.yaml    the space as resolved          study.db     Optuna's storage
-trials/<n>/   spec.yaml, metrics.json, model.safetensors (weights of the first task), and of each
-              run examples-<split>-<seed>.safetensors: every metric, sequence by sequence
+trials/<n>/   spec.yaml, metrics.json (costs, every run, of a finalist its speed), model.safetensors
+              (weights of the first task), and of each run examples-<split>-<seed>.safetensors:
+              every metric, sequence by sequence
 *.py          blocks of the user's own, as they were, beside every file that names them
 best/         the same of the best candidate
 record.json   versions, seeds, machine, every proposal counted          report.html

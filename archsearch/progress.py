@@ -61,7 +61,7 @@ def render(status: Status) -> Group:
     for (number, seed), word in status.running.items():
         entry = status.ledger.entries[number]
         told = word and (word.task, f"{word.step:,}", f"{word.loss:.3f}")
-        at = told or ("starting", "", "")
+        at = told or ("measured" if status.phase == "speed" else "starting", "", "")
         table.add_row(entry.name, str(seed), *at, entry.summary or "")
     counts = status.ledger.counts()
     best = next(iter(status.ledger.ranking()), None)

@@ -2,6 +2,8 @@
 
     proposer -> jobs -> worker processes -> metrics in the folder -> the proposer hears the loss
 
+At the end, when nothing else of it runs, it measures how fast the best are.
+
 This process is the only writer. Whatever is killed at whatever moment, the same command goes on:
 jobs without a result run again under their own number, and nothing finished is lost.
 """
@@ -20,11 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from archsearch import preflight
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
+from archsearch.jobs import Jobs
 from archsearch.ledger import Entry, Ledger, environment
 from archsearch.proposing import Proposer
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
-from archsearch.workers import Done, Job, Message, Pool, Progress, Split
+from archsearch.speed import SpeedJob
+from archsearch.workers import Done, Failed, Job, Message, Pool, Progress
 
 MAX_WORKERS = 8
 """Default limit; a worker holds about 400 MB."""
@@ -124,6 +128,7 @@ class Driver:
         self.space, self.file, self.folder, self.device = space, space.file, folder, device
         self.seed = self.file.seed if seed is None else seed
         self.trials = trials or self.file.search.trials
+        self.jobs = Jobs(space, folder, device, self.seed)
         self.running: dict[tuple[int, int], Progress | None] = {}
         self.seconds: list[float] = []  # of the jobs finished here, for the time left
         self.jobs_done = 0
@@ -157,7 +162,7 @@ class Driver:
         for entry in self.ledger.having("training"):
             if (trial := self.folder.read_trial(entry.number)) is not None:
                 self.close(entry, trial)  # the result was written, the storage not yet told
-        self.left_over = [self.search_job(entry) for entry in self.ledger.having("training")]
+        self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
         if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
             raise UserError(
@@ -178,7 +183,9 @@ class Driver:
         """Keeps the workers busy until nothing is left to do."""
         with Pool(workers) as pool:
             self._drain(pool, "search", self.search_jobs(), watch)
-            self._drain(pool, "final", self.final_jobs(), watch)
+            self._drain(pool, "final", self.jobs.final(self.ledger), watch)
+        with Pool(1) as alone:  # the workers are gone: a time is of what has the machine for itself
+            self._drain(alone, "speed", self.jobs.speed(self.ledger), watch)
         self.write_record(finished=datetime.now(UTC))
         best = next(iter(self.ledger.ranking()), None)
         spec = ModelSpec.model_validate(best.spec) if best else None
@@ -188,46 +195,7 @@ class Driver:
         """The jobs of the search, each proposed only when it is asked for."""
         yield from self.left_over
         while (entry := self.proposer.next()) is not None:
-            yield self.search_job(entry)
-
-    def final_jobs(self) -> Iterator[Job]:
-        """The best candidates and all baselines, on seeds and a split that the search never saw.
-
-        The longest first, so that no worker is left alone with one at the end.
-        """
-        entries = self.ledger.ranking()[: self.file.final.top]
-        entries += self.ledger.having("trained", kind="baseline")
-        trials = {e.number: self.folder.read_trial(e.number) or self._new_trial(e) for e in entries}
-        entries.sort(key=lambda e: -sum(run["seconds"] for run in trials[e.number]["runs"]))
-        for entry in entries:
-            past = [*trials[entry.number]["runs"], *trials[entry.number]["failures"]]
-            known = {run["seed"] for run in past if run["split"] == "test"}
-            for seed in range(self.seed + 1, self.seed + 1 + self.file.final.seeds):
-                if seed not in known:
-                    yield self._job(entry, seed, "test", None, past[0].get("lr"))
-
-    def search_job(self, entry: Entry) -> Job:
-        return self._job(entry, self.seed, "val", str(self.folder.weights(entry.number)))
-
-    def _job(
-        self, entry: Entry, seed: int, split: Split, weights: str | None, lr: float | None = None
-    ) -> Job:
-        """A job; `lr` is the rate that the search chose, not to be chosen again on the test."""
-        assert entry.spec is not None
-        chosen = {} if lr is None else {"lr": lr}
-        return Job(
-            number=entry.number,
-            spec=entry.spec,
-            blocks=[str(self.folder.path.absolute() / name) for name in self.space.blocks],
-            tasks=[task.model_dump(mode="json") for task in self.file.tasks],
-            training=self.file.train.model_dump(mode="json") | chosen,
-            folder=str(self.folder.trial(entry.number).absolute()),
-            seed=seed,
-            split=split,
-            device=self.device,
-            budgets=self.file.budgets.model_dump(mode="json") if split == "val" else None,
-            weights=weights,
-        )
+            yield self.jobs.search(entry)
 
     def _drain(self, pool: Pool, phase: str, jobs: Iterator[Job], watch: Watch) -> None:
         """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out."""
@@ -249,9 +217,14 @@ class Driver:
             self.running[job.number, job.seed] = message
             return
         del self.running[job.number, job.seed]
-        self.jobs_done += 1
         entry = self.ledger.entries[job.number]
         trial = self.folder.read_trial(job.number) or self._new_trial(entry)
+        if isinstance(job, SpeedJob):
+            failed = isinstance(message, Failed)
+            trial["speed"] = {"left_out": message.message} if failed else message.run
+            self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
+            return
+        self.jobs_done += 1
         if isinstance(message, Done):
             self.seconds.append(message.run["seconds"])
             trial["runs"].append(message.run)

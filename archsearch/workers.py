@@ -38,6 +38,10 @@ class Job:
     budgets: dict[str, Any] | None = None
     """Limits to hold the trained model to, by what can be measured of it; None for none."""
 
+    def work(self, report: Any) -> dict[str, Any]:
+        """What is to be done in a worker: its entry in metrics.json."""
+        return _train_all(self, report)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -70,13 +74,13 @@ Message = Progress | Done | Failed
 
 
 def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
-    """Trains and evaluates a job; every way to fail comes back as a Failed with its cause."""
+    """Does a job; every way to fail comes back as a Failed with its cause."""
     import torch
 
     from archsearch.training import Diverged
 
     try:
-        return Done(job, _train_all(job, report))
+        return Done(job, job.work(report))
     except Diverged as error:
         return Failed(job, "diverged", str(error))
     except torch.OutOfMemoryError as error:

@@ -12,6 +12,7 @@ from archsearch import build, load_space, plugins, study
 from archsearch.checking import check, find_block
 from archsearch.errors import SpecError, UserError
 from archsearch.export import export
+from archsearch.folder import StudyFolder
 from archsearch.tasks import benchmarks
 from archsearch.training import train
 
@@ -77,6 +78,9 @@ def delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_task_of_ones_own_is_searched_with_and_exported(delays: str) -> None:
     result = study(load_space("delays.yaml"), out="out", workers=1)
     assert result.counts["trained"] == 2
+    found = [t["speed"] for t in StudyFolder(result.folder).read_trials() if "speed" in t]
+    assert found
+    assert all("train" in speed for speed in found)  # a worker that trained nothing knows it, too
     record = json.loads((result.folder / "record.json").read_text())
     floor = record["tasks"]["delay"]["floors"]["the token just read"]["accuracy"]
     assert floor == pytest.approx(1 / 8, abs=0.02)

@@ -1,7 +1,10 @@
 """The report of a study: findings read from its folder, drawn as figures, written as one page.
 
 findings   what the study found, its verdict, its Pareto front
-figures, diagram   drawn with plotly: losses against costs and steps; the best architecture
+figures, latency, diagram   drawn with plotly: losses against costs and steps; times against
+           contexts; the best architecture
+entries, seeds, speeds   sections with a table each: everything trained, the final runs over their
+           seeds, how fast the finalists are; columns is what they share
 page       HTML, style, the sorting of tables
 report     the sections, in the order of the page
 """

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 
 from archsearch.catalogue import PartSpec
 from archsearch.layers import is_chain
-from archsearch.report.figures import LINE, styled
+from archsearch.report.figures import LINE, faint, styled
 from archsearch.report.layer_graph import layer_graph
 from archsearch.spec import ModelSpec
 from archsearch.viewing import words
@@ -171,7 +171,7 @@ def _outlines(boxes: dict[str, Box], graph: nx.DiGraph) -> list[dict[str, Any]]:
                 "y0": box.y - box.half_height,
                 "y1": box.y + box.half_height,
                 "line": {"color": colour, "width": 1.5},
-                "fillcolor": _faint(colour),
+                "fillcolor": faint(colour),
             }
         )
     return shapes
@@ -189,11 +189,6 @@ def _labels(boxes: dict[str, Box], graph: nx.DiGraph) -> go.Scatter:
         hovertext=[_details(node, graph.nodes[node]["part"]) for node in boxes],
         hoverinfo="text",
     )
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.16)"
 
 
 def _label(graph: nx.DiGraph, node: str) -> str:

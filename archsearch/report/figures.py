@@ -70,6 +70,7 @@ class Cost:
 
 COUNT, BYTES = ("", "k", "M", "G", "T"), ("B", "KiB", "MiB", "GiB", "TiB")
 TIME = ("µs", "ms", "s")
+SECONDS = Cost("", "", 1000, TIME, 1e-6)
 COSTS = (
     Cost("flops_per_token", "FLOPs per token", 1000, COUNT),
     Cost("parameters", "parameters", 1000, COUNT),
@@ -97,6 +98,12 @@ def colours(findings: Findings) -> dict[int, str]:
     numbers = [t.number for t in findings.baselines]
     paint = dict(zip(numbers, itertools.cycle(BASELINES), strict=False))
     return paint if findings.best is None else {**paint, findings.best.number: BEST}
+
+
+def faint(colour: str) -> str:
+    """A colour for an area."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.16)"
 
 
 def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:

@@ -30,9 +30,10 @@ class Trial:
     Attributes:
         loss: of the search: one seed, split "val", mean over tasks.
         tasks: what the search measured, by task.
-        finals: losses on split "test", one for each fresh seed.
+        tests: the final runs, on split "test", one for each fresh seed.
         failed_finals: how many of the final runs failed.
         breaches: budgets that the trained model was measured to be over: name, cost and limit.
+        speed: how fast it is, as archsearch.speed measured it; empty where it did not.
     """
 
     number: int
@@ -43,11 +44,17 @@ class Trial:
     cost: dict[str, float]
     loss: float | None
     tasks: dict[str, dict[str, Any]]
-    finals: list[float]
+    tests: list[dict[str, Any]]
     failed_finals: int
     cause: str | None
     message: str | None
     breaches: list[tuple[str, float, float]]
+    speed: dict[str, Any]
+
+    @property
+    def finals(self) -> list[float]:
+        """The losses of the final runs."""
+        return [run["loss"] for run in self.tests]
 
     @property
     def final(self) -> float | None:
@@ -83,11 +90,14 @@ class Trial:
             cost={name: c for name, value in costs.items() if (c := number(value)) is not None},
             loss=number(data.get("loss")),
             tasks=(searches[0].get("tasks") or {}) if searches else {},
-            finals=numbers(run.get("loss") for run in runs if run.get("split") == "test"),
+            tests=[
+                r for r in runs if r.get("split") == "test" and number(r.get("loss")) is not None
+            ],
             failed_finals=sum(failure.get("split") == "test" for failure in failures),
             cause=data.get("cause"),
             message=data.get("message"),
             breaches=[(b["budget"], b["cost"], b["max"]) for b in data.get("breaches") or []],
+            speed=data.get("speed") or {},
         )
 
 
@@ -130,6 +140,15 @@ class Findings:
     def best(self) -> Trial | None:
         """Chosen on the validation loss: a choice made on the test split would flatter itself."""
         return next(iter(self.candidates), None)
+
+    @property
+    def finalists(self) -> list[Trial]:
+        """Those with final runs or a measured speed: candidates, best first, then baselines."""
+        return [t for t in (*self.candidates, *self.baselines) if t.tests or t.speed]
+
+    def kind(self, trial: Trial) -> str:
+        """What a trial is on the page: best, baseline or candidate."""
+        return "best" if trial is self.best else trial.kind
 
     @property
     def untrained(self) -> list[dict[str, Any]]:

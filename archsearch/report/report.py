@@ -1,13 +1,9 @@
 """report.html: one page that tells a study, from its folder alone, for a browser without network.
 
-Whatever comes from data is escaped where it enters the HTML. The page's frame and style are in
-archsearch.report.page, its figures in archsearch.report.figures and archsearch.report.diagram.
+Whatever comes from data is escaped where it enters the HTML. What else makes the page is named in
+archsearch.report.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +11,13 @@ from archsearch import reading
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder, write_atomic
 from archsearch.report import figures, page
-from archsearch.report.figures import COSTS, MORE, costs_of
-from archsearch.report.findings import Findings, Trial, number, verdict
-from archsearch.report.page import details, draw, escape, scrolling, section, table, words
+from archsearch.report.entries import entries
+from archsearch.report.figures import COSTS, MORE
+from archsearch.report.findings import Findings, verdict
+from archsearch.report.page import details, draw, escape, section, table, words
+from archsearch.report.seeds import seeds
 from archsearch.report.sheet import drawn, written
+from archsearch.report.speeds import speeds
 
 
 def write_report(study: str | Path) -> Path:
@@ -31,10 +30,12 @@ def write_report(study: str | Path) -> Path:
     findings = Findings.read(folder)
     sections = [
         _headline(findings),
+        seeds(findings),
         _ledger(findings),
         _pareto(findings),
         _curves(findings),
-        _entries(findings),
+        speeds(findings),
+        entries(findings),
         _best(findings, folder),
         _making(findings),
     ]
@@ -143,110 +144,6 @@ def _curves(findings: Findings) -> str:
     ]
     side_by_side = ' class="pair"' if len(drawn) > 1 else ""
     return section("Learning curves", f"<div{side_by_side}>{''.join(drawn)}</div>", note)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers in the table of entries.
-
-    Attributes:
-        group: the title above it, shared with its neighbours.
-        get: the number of a trial, shown and sorted by.
-        tell: how a number is written.
-        more: what is added to it.
-        floors: what rules reach that are no network, by their names.
-    """
-
-    group: str
-    title: str
-    get: Callable[[Trial], float | None]
-    tell: Callable[[float], str] = "{:.3f}".format
-    more: Callable[[Trial], str] = lambda trial: ""
-    floors: dict[str, float] = field(default_factory=dict)
-
-    def cell(self, trial: Trial) -> str:
-        value = self.get(trial)
-        if value is None:
-            return '<td class="number">–</td>'
-        text = escape(self.tell(value) + self.more(trial))
-        return f'<td class="number" data-key="{value}">{text}</td>'
-
-    def floor_cell(self, rule: str) -> str:
-        floor = self.floors.get(rule)
-        return f'<td class="number">{"" if floor is None else self.tell(floor)}</td>'
-
-
-def _columns(findings: Findings) -> list[Column]:
-    """The numbers of the table: losses, what every task measured, costs."""
-    columns = [
-        Column("loss", "validation", lambda trial: trial.loss),
-        Column("loss", "test", lambda trial: trial.final, more=_half_range),
-        Column("score", "mean", lambda trial: trial.score),
-        Column("score", "rank", findings.rank, "{:.3g}".format),
-    ]
-    for task in findings.tasks:
-        for metric in ("score", "loss", *findings.metrics(task)):
-            get = partial(Trial.measured, task=task, metric=metric)
-            told = {rule: of.get(metric) for rule, of in findings.floors(task).items()}
-            floors = {rule: value for rule, n in told.items() if (value := number(n)) is not None}
-            columns.append(Column(task, metric, get, floors=floors))
-    for cost in costs_of(findings):
-        columns.append(Column("cost", cost.title, partial(_cost, name=cost.name), cost.tell))
-    return columns
-
-
-def _cost(trial: Trial, name: str) -> float | None:
-    return trial.cost.get(name)
-
-
-def _half_range(trial: Trial) -> str:
-    """Half the range of the final losses, and over how many seeds."""
-    half = (max(trial.finals) - min(trial.finals)) / 2
-    return f" ± {half:.3f} ({len(trial.finals)})" if len(trial.finals) > 1 else " (1)"
-
-
-def _entries(findings: Findings) -> str:
-    """The table of everything that was trained or failed."""
-    columns = _columns(findings)
-    groups = [(group, len(list(run))) for group, run in groupby(columns, key=lambda c: c.group)]
-    above = "".join(f'<th colspan="{n}">{words(group)}</th>' for group, n in groups)
-    titles = "".join(f'<th class="number" data-sort>{words(c.title)}</th>' for c in columns)
-    rows = "".join(_row(findings, trial, columns) for trial in findings.trials)
-    rules = dict.fromkeys(rule for task in findings.tasks for rule in findings.floors(task))
-    floors = "".join(
-        f'<tr><td colspan="2">{escape(rule)}</td>'
-        f"{''.join(column.floor_cell(rule) for column in columns)}</tr>"
-        for rule in rules
-    )
-    content = (
-        f'<table><thead><tr><th colspan="2"></th>{above}</tr>'
-        f"<tr><th data-sort>name</th><th data-sort>architecture</th>{titles}</tr></thead>"
-        f"<tbody>{rows}</tbody>"
-        f"<tfoot>{floors}</tfoot></table>"
-    )
-    note = (
-        "Sorted by the validation loss of the search, one seed; a task's columns are of that run. "
-        "Test: mean ± half the range (number of fresh seeds), of those that were trained again. A "
-        "score is 0 at a task's floor and 1 at its reference; rank is the mean over tasks of the "
-        "place by score. The last rows are of rules that are no network. A click on a title sorts."
-    )
-    return section("Everything trained", scrolling(content), note)
-
-
-def _row(findings: Findings, trial: Trial, columns: list[Column]) -> str:
-    name, design = escape(trial.name), escape(trial.summary)
-    kind = "best" if trial is findings.best else trial.kind
-    label = {"best": " <small>best</small>", "baseline": " <small>baseline</small>"}.get(kind, "")
-    if trial.state == "failed":
-        kind = "failed"
-        last = (trial.message or "").strip().splitlines()[-1:]
-        cause = f"{words(trial.cause or 'failed')}: {escape(' '.join(last))}"
-        design += f'<br><span class="cause">{cause}</span>'
-    return (
-        f'<tr class="{kind}"><td class="name" data-key="{name}">{name}{label}</td>'
-        f'<td class="design" data-key="{escape(trial.summary)}">{design}</td>'
-        f"{''.join(column.cell(trial) for column in columns)}</tr>"
-    )
 
 
 def _best(findings: Findings, folder: StudyFolder) -> str:

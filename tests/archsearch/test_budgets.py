@@ -106,7 +106,7 @@ def test_what_is_measured_is_what_was_counted() -> None:
 
 def test_a_time_has_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    time = measuring._timed(lambda: calls.append(1), "cpu")
+    time = measuring.timed(lambda: calls.append(1), "cpu")
     assert len(calls) == measuring.WARM_UP + measuring.ROUNDS
     assert 0 <= time.lower <= time.median <= time.upper
     future = SPEC.model_copy(update={"causal": False})

@@ -1,12 +1,16 @@
 """A study end to end on a tiny space: what is trained, what is not, what survives being stopped."""
 
 import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
-from archsearch import load_space, load_spec, reference, study
+from archsearch import load_space, load_spec, reference, speed, study
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer
 from archsearch.errors import NoFeasibleCandidate, UserError
 from archsearch.folder import StudyFolder, write_atomic
@@ -16,6 +20,7 @@ from archsearch.proposing import Proposer
 from archsearch.search import Driver, Result, Status
 from archsearch.space import Space
 from archsearch.standalone.weights import load_weights
+from archsearch.workers import Failed
 
 SPACE = """# tiny
 archsearch: 1
@@ -45,13 +50,25 @@ def tiny(folder: Path, *, maximum: str = "6k", rate: str = "8e-3", dim: str = "1
     return load_space(folder / "tiny.yaml")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short() -> Iterator[None]:
+    """Measures for a moment only: here it matters who is measured, not how well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "ALLOWANCE", 0.3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, list[str]]:
     """One study, run to its end, and what its watcher was told."""
     root = tmp_path_factory.mktemp("study")
     phases: list[str] = []
-    result = study(tiny(root), out=root / "out", workers=2, watch=lambda s: phases.append(s.phase))
-    return result, phases
+
+    def watch(status: Status) -> None:
+        phases.append(status.phase)
+        assert status.phase != "speed" or len(multiprocessing.active_children()) <= 1
+
+    return study(tiny(root), out=root / "out", workers=2, watch=watch), phases
 
 
 def test_a_study_trains_what_it_says(done: tuple[Result, list[str]]) -> None:
@@ -74,7 +91,8 @@ def test_a_study_trains_what_it_says(done: tuple[Result, list[str]]) -> None:
     assert result.best_entry.number == best["number"]
     retrained = {t["name"] for t in trials if any(r["split"] == "test" for r in t["runs"])}
     assert retrained == {best["name"], "retnet", "transformer"}
-    assert set(phases) == {"search", "final"}
+    assert list(dict.fromkeys(phases)) == ["search", "final", "speed"]
+    assert {t["name"] for t in trials if "train" in t.get("speed", {})} == retrained
 
 
 EVERYTHING = """archsearch: 1
@@ -207,6 +225,69 @@ def test_a_stopped_study_goes_on(done: tuple[Result, list[str]], tmp_path: Path)
     undisturbed = {t["hash"]: t["loss"] for t in StudyFolder(done[0].folder).read_trials()}
     for trial in after.values():  # the same architecture has the same loss, whatever happened
         assert undisturbed.get(trial["hash"], trial["loss"]) == trial["loss"]
+
+
+def speeds(folder: StudyFolder) -> dict[int, Any]:
+    """What was measured, by trial."""
+    return {t["number"]: t["speed"] for t in folder.read_trials() if "speed" in t}
+
+
+def test_each_finalist_is_measured_once_and_alone(
+    done: tuple[Result, list[str]], tmp_path: Path
+) -> None:
+    """Stopped after the first, and gone on with: the first is kept, the others follow."""
+    shutil.copytree(done[0].folder, tmp_path / "s")
+    folder = StudyFolder(tmp_path / "s")
+    finalists = set(speeds(folder))
+    for number in finalists:
+        trial = folder.read_trial(number)
+        assert trial is not None
+        del trial["speed"]
+        folder.write_trial(number, folder.read_spec(number), trial)
+    alive: list[int] = []
+
+    def stop(status: Status) -> None:
+        assert status.phase == "speed"
+        alive.append(len(multiprocessing.active_children()))
+        if speeds(folder):
+            raise Stop
+
+    with pytest.raises(Stop):
+        study(tiny(tmp_path), out=folder.path, workers=2, watch=stop)
+    kept = speeds(folder)
+    assert len(kept) == 1
+    assert max(alive) == 1
+    numbers: list[set[int]] = []
+
+    def note(status: Status) -> None:
+        numbers.append({number for number, _ in status.running})
+
+    study(tiny(tmp_path), out=folder.path, workers=2, watch=note)
+    assert set().union(*numbers) == finalists - set(kept)
+    assert max(map(len, numbers)) == 1
+    assert set(speeds(folder)) == finalists
+    assert speeds(folder).items() >= kept.items()
+
+
+def test_a_measurement_that_fails_is_kept_with_its_reason(
+    done: tuple[Result, list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(done[0].folder, tmp_path / "s")
+    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
+    driver.open(None)
+    number = next(iter(speeds(driver.folder)))
+    trial = driver.folder.read_trial(number)
+    assert trial is not None
+    del trial["speed"]
+    driver.folder.write_trial(number, driver.folder.read_spec(number), trial)
+    (job,) = driver.jobs.speed(driver.ledger)
+    counted, driver.running[number, job.seed] = driver.jobs_done, None
+    driver.hear(Failed(job, "died", "the worker process ended with signal SIGKILL"))
+    after = driver.folder.read_trial(number)
+    assert after == trial | {"speed": {"left_out": "the worker process ended with signal SIGKILL"}}
+    assert driver.jobs_done == counted
+    assert driver.running == {}
+    assert [*driver.jobs.speed(driver.ledger)] == []
 
 
 def test_a_result_that_the_storage_never_heard_of_is_not_lost(tmp_path: Path) -> None:
