@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
@@ -176,12 +177,13 @@ class Run:
         ends, pieces = self.task.ends, self.training.accumulate
         half, total = self.training.precision == "bfloat16", torch.zeros((), device=self.device)
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
-            with torch.autocast(total.device.type, torch.bfloat16, enabled=half):
-                out, _ = self.model(x.to(self.device))
-            loss = ends.loss(out.float() if half else out, y.to(self.device))
-            if pieces > 1:  # each weighs as much as it has answers
-                loss = loss.nan_to_num() * (ends.scored(y) / ends.scored(targets))
-            loss.backward()
+            with scaled_losses(self.model, len(x) / len(inputs)):
+                with torch.autocast(total.device.type, torch.bfloat16, enabled=half):
+                    out, _ = self.model(x.to(self.device))
+                loss = ends.loss(out.float() if half else out, y.to(self.device))
+                if pieces > 1:  # each weighs as much as it has answers
+                    loss = loss.nan_to_num() * (ends.scored(y) / ends.scored(targets))
+                loss.backward()
             total = total + loss.detach()
         return total, nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
 
