@@ -27,7 +27,7 @@ class AuxiliaryLoss:
 
     def add_gradient(self, z: Tensor, gradient: Tensor) -> Tensor:
         """The identity on z, whose gradient has dL_aux/dz, of a shape that broadcasts to z's."""
-        return _AddGradient.apply(z, self.loss_scale * gradient)
+        return _AddGradient.apply(z, (self.loss_scale * gradient).to(z.dtype))
 
 
 @contextmanager

@@ -191,7 +191,17 @@ def gradients(run: Run) -> list[torch.Tensor]:
     return [p.grad for p in run.model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("spec", [SPEC, with_experts(0.0)], ids=["swiglu", "moe"])
+def with_route(entropy: float) -> ModelSpec:
+    """Of the short attention model, the same beside a convolution, a token choosing between them."""
+    merge = {"type": "route", "entropy": entropy}
+    top = {"type": "parallel", "branches": ["attention", "short_conv"], "merge": merge}
+    return ModelSpec.model_validate(SPEC.model_dump(mode="json") | {"topology": top})
+
+
+SPECS = {"swiglu": SPEC, "moe": with_experts(0.0), "route": with_route(0.5)}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_pieces_of_a_batch_give_the_same_gradients(spec: ModelSpec) -> None:
     """Though they hold different numbers of answers."""
     whole, pieces = (
