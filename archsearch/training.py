@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
+from archsearch.curriculum import lesson_at, lessons, steps_within
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
 from archsearch.recipe import Training
@@ -105,11 +106,13 @@ def steps_of(training: Training, spec: ModelSpec, task: Task) -> int | None:
         return None
     if training.steps is not None:
         return training.steps
-    inputs, _ = task.sample(task.batch, stream("init", 0))
+    drawn = [lesson.sample(task.batch, stream("init", 0)) for lesson in lessons(training, task)]
+    read = [inputs.shape[:2] for inputs, _ in drawn]
     if training.tokens is not None:
-        return max(1, training.tokens // inputs.shape[:2].numel())
+        return steps_within(training.tokens, [shape.numel() for shape in read])
     assert training.flops is not None
-    return max(1, training.flops // Counts(spec, task.ends).train(*inputs.shape[:2]).flops)
+    counts = Counts(spec, task.ends)
+    return steps_within(training.flops, [counts.train(*shape).flops for shape in read])
 
 
 class Run:
@@ -123,6 +126,7 @@ class Run:
         self, spec: ModelSpec, task: Task, training: Training, lr: float, seed: int, device: str
     ) -> None:
         self.task, self.training, self.device = task, training, device
+        self.lessons = lessons(training, task)
         self.steps = steps_of(training, spec, task)
         self.model = build(spec, task.ends).to(device)
         self.model.dropout, self.model.recompute = training.dropout, training.recompute
@@ -140,6 +144,14 @@ class Run:
             return self.step / self.steps
         assert self.training.seconds is not None
         return self.elapsed / self.training.seconds
+
+    @property
+    def lesson(self) -> Task:
+        """The task as it is read now."""
+        count = len(self.lessons)
+        if self.steps is not None:
+            return self.lessons[lesson_at(self.step, self.steps, count)]
+        return self.lessons[int(self.done * count)]
 
     def finish(self, split: Split, report: Report, checkpoint: Path | None) -> Evaluation:
         """All steps that are left, and the evaluation."""
@@ -173,7 +185,7 @@ class Run:
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Those of one batch, clipped; its loss, and their norm before."""
-        inputs, targets = self.task.sample(self.task.batch, self.data)
+        inputs, targets = self.lesson.sample(self.task.batch, self.data)
         ends, pieces = self.task.ends, self.training.accumulate
         half, total = self.training.precision == "bfloat16", torch.zeros((), device=self.device)
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
