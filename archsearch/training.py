@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
 from archsearch.curriculum import lesson_at, lessons, steps_within
+from archsearch.errors import UserError
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
+from archsearch.provenance import differences, source_versions
 from archsearch.recipe import Training
 from archsearch.spec import ModelSpec
 from archsearch.tasks.task import Evaluation, Split, Task, stream
@@ -82,20 +84,15 @@ def train(
 
     Raises:
         Diverged: the loss, or a gradient, is not finite.
+        UserError: the checkpoint is of other versions of the blocks or kernels.
     """
     started = time.monotonic()
     with _seeded(seed, device):
         run = Run(spec, task, training, training.rates[0] if lr is None else lr, seed, device)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
-        try:
+        with _spent(checkpoint):
             evaluation = run.finish(split, report, checkpoint)
-        except Exception:  # it failed, and would again; what was killed raises nothing
-            if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
-            raise
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     seconds = run.before + time.monotonic() - started
     return Outcome(evaluation, task.score(evaluation), run.curve, run.rungs, seconds, run.model)
 
@@ -119,7 +116,8 @@ class Run:
     """A training in progress: all that decides how it goes on.
 
     `elapsed` are seconds within steps, `before` those of earlier processes in all, `warm` the share
-    of training that was behind it when the warm-up ended.
+    of training that was behind it when the warm-up ended, `sources` the versions of its blocks and
+    kernels.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class Run:
     ) -> None:
         self.task, self.training, self.device = task, training, device
         self.lessons = lessons(training, task)
-        self.steps = steps_of(training, spec, task)
+        self.steps, self.sources = steps_of(training, spec, task), source_versions(spec)
         self.model = build(spec, task.ends).to(device)
         self.model.dropout, self.model.recompute = training.dropout, training.recompute
         self.optimizer = Optimizer(self.model, training, lr)
@@ -216,21 +214,47 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.get_state(),
             "random": _random_states(self.model),
+            "sources": self.sources,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        torch.save(state, partial)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
     def load(self, path: Path) -> None:
         """What was saved."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
+        if changed := differences(state.get("sources", {}), self.sources):
+            raise UserError(
+                f"{path}: saved with another version of {', '.join(changed)}; a training by two "
+                "versions is one by neither. Go back to that one, or delete the file to begin anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.data.set_state(state["data"])
         _set_random_states(self.model, state["random"])
         for name in SAVED:
             setattr(self, name, state[name])
+
+
+@contextmanager
+def _spent(checkpoint: Path | None) -> Iterator[None]:
+    """Removes a checkpoint when its run ends, by an error too: it would end so again.
+
+    A run that is stopped, which raises no Exception, goes on from it.
+    """
+    ended = True
+    try:
+        yield
+    except BaseException as error:
+        ended = isinstance(error, Exception)
+        raise
+    finally:
+        if ended and checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
 
 
 SAVED = ("step", "elapsed", "warm", "curve", "rungs", "before")

@@ -311,10 +311,23 @@ def test_checkpoints_are_written_on_the_way_and_gone_at_the_end(
     train(SPEC, TASK, SHORT, seed=0, checkpoint=file, report=lambda *_: seen.append(file.exists()))
     assert seen == [False, True, True]  # at steps 1, 10 and 15
     assert not file.exists()
-    monkeypatch.setattr(Model, "forward", lambda self, tokens: 1 / 0)
-    file.write_bytes(b"")
-    with pytest.raises((ZeroDivisionError, EOFError)):
-        train(SPEC, TASK, SHORT, seed=0, checkpoint=file)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(ZeroDivisionError, False), (KeyboardInterrupt, True)])
+def test_a_run_that_failed_leaves_no_checkpoint_and_one_that_was_stopped_does(
+    error: type[BaseException], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    file = tmp_path / "a.checkpoint"
+
+    def end(step: int, loss: float) -> None:
+        if step > 1:
+            raise error
+
+    with pytest.raises(error):
+        train(SPEC, TASK, SHORT, seed=0, checkpoint=file, report=end)
+    assert file.exists() == kept
+    assert not [*tmp_path.glob("*.partial")]
 
 
 def test_muon_is_for_the_matrices_of_linear_maps() -> None:
