@@ -178,8 +178,9 @@ def canonical(spec: PartSpec, *sizes: int) -> PartSpec:
 
 
 def _spec(made: partial) -> PartSpec:
-    """The spec whose factory this is."""
+    """The spec whose factory this is; zeros have no sign."""
     options = {k: _spec(v) if isinstance(v, partial) else v for k, v in made.keywords.items()}
+    options |= {k: 0.0 for k, v in options.items() if isinstance(v, float) and v == 0}
     return schema(made.func).model_validate(options)  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from archsearch.baselines import DESIGNS
 from archsearch.budgets import Budgets
 from archsearch.constraints import Constraint
+from archsearch.curriculum import lessons
 from archsearch.ends import Ends
 from archsearch.recipe import Training
 from archsearch.tasks import TASKS, Task
@@ -113,6 +114,13 @@ class SpaceFile(Frozen):
         if len(set(names)) < len(names):
             raise ValueError(f"tasks {names}: each type once, scores are kept by name")
         return tasks
+
+    @pydantic.field_validator("train")
+    @classmethod
+    def _lessons(cls, train: Training, info: pydantic.ValidationInfo) -> Training:
+        for task in info.data.get("tasks", []):
+            lessons(train, task)
+        return train
 
     @pydantic.field_validator("constraints")
     @classmethod

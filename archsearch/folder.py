@@ -58,6 +58,10 @@ class StudyFolder:
     def weights(self, number: int) -> Path:
         return self.trial(number) / "model.safetensors"
 
+    def checkpoints(self) -> list[Path]:
+        """Those of the trainings that were stopped, or are running."""
+        return sorted(self.path.glob("trials/*/*.checkpoint"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the study for this process; UserError when another one has it."""

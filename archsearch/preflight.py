@@ -86,6 +86,21 @@ def require_same_sources(folder: StudyFolder) -> None:
         )
 
 
+def require_same_checkpoints(folder: StudyFolder) -> None:
+    """UserError when a trial was stopped half way with other blocks or kernels of ours."""
+    for path in folder.checkpoints():
+        try:
+            saved = torch.load(path, "cpu", weights_only=True, mmap=True)
+        except FileNotFoundError:  # of a study that is running, which is found out next
+            continue
+        if changed := changed_sources(saved.get("sources", {})):
+            raise UserError(
+                f"{path}: saved half way with another version of {', '.join(changed)}; a training "
+                "by two versions is one by neither. Go back to the commit or version that "
+                f"{folder.record.name} names, or delete the file: its trial then begins anew"
+            )
+
+
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
     """The first path at which two plain trees differ, with both values; None if they are equal."""
     if isinstance(a, dict) and isinstance(b, dict):

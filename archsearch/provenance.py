@@ -44,5 +44,10 @@ def changed_sources(versions: dict[str, str]) -> list[str]:
     return [n for n, v in ours.items() if (text := source_text(n)) is None or _version(text) != v]
 
 
+def differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
+    """The files that have not the same version in both."""
+    return sorted(n for n in there.keys() | here.keys() if there.get(n) != here.get(n))
+
+
 def _version(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]

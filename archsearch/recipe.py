@@ -17,6 +17,7 @@ from archsearch.validation import Frozen, Positive, told
 STEPS = 150
 Seconds = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 RATE = {"type": "number", "exclusiveMinimum": 0}
+SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 RATES = {"anyOf": [RATE, {"type": "array", "items": RATE, "minItems": 1, "uniqueItems": True}]}
 
 
@@ -35,6 +36,15 @@ def _rungs(value: Any) -> Any:
     whole = [type(r) is int and r > 0 for r in rungs]
     if not all(w or (type(r) is float and 0 < r < 1) for w, r in zip(whole, rungs, strict=True)):
         raise ValueError(f"got {value!r}; must be a list of whole steps, or of shares below 1")
+    return value
+
+
+def _curriculum(value: Any) -> Any:
+    """Shares of a task's length, rising."""
+    shares = value if isinstance(value, list) else [None]
+    good = [share for share in shares if type(share) is float and 0 < share < 1]
+    if shares != sorted({*good}):
+        raise ValueError(f"got {value!r}; must be a list of shares of a length that rise, below 1")
     return value
 
 
@@ -78,6 +88,12 @@ class Training(Frozen):
     recompute: Annotated[
         bool, told("keep no activations of mixers and MLPs, compute them again: less memory")
     ] = False
+    curriculum: Annotated[
+        list[float],
+        pydantic.PlainValidator(_curriculum),
+        pydantic.WithJsonSchema({"type": "array", "items": SHARE, "uniqueItems": True}),
+        told("shorter sequences first: shares of a task's length, then all of it, in equal stages"),
+    ] = []
     rungs: Annotated[
         list[int | float],
         pydantic.PlainValidator(_rungs),
@@ -103,6 +119,15 @@ class Training(Frozen):
         at = self.rung_steps(self.steps) if self.steps else self.rungs
         if [*at] != sorted(set(at)) or any(rung > (self.steps or 1) for rung in at):
             raise ValueError(f"rungs {self.rungs} must rise and end by steps ({self.steps})")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _steps_for_all(self) -> "Training":
+        if self.steps is not None and self.steps <= len(self.curriculum):
+            stages = len(self.curriculum) + 1
+            raise ValueError(
+                f"a curriculum of {stages} stages needs as many steps, not {self.steps}"
+            )
         return self
 
     @property

@@ -104,7 +104,8 @@ def _trained(
     spec: ModelSpec, task: Task, training: Training, device: str, limit: float
 ) -> tuple[Time, Model]:
     """The time of a training step, and the model."""
-    run = Run(spec, task, training, training.rates[0], 0, device)
+    whole = training.model_copy(update={"curriculum": []})  # its steps are of the full length
+    run = Run(spec, task, whole, training.rates[0], 0, device)
 
     def step() -> None:
         run.gradients()

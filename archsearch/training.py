@@ -17,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
+from archsearch.curriculum import lesson_at, lessons, steps_within
+from archsearch.errors import UserError
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
+from archsearch.provenance import differences, source_versions
 from archsearch.recipe import Training
 from archsearch.spec import ModelSpec
 from archsearch.tasks.task import Evaluation, Split, Task, stream
@@ -80,20 +84,15 @@ def train(
 
     Raises:
         Diverged: the loss, or a gradient, is not finite.
+        UserError: the checkpoint is of other versions of the blocks or kernels.
     """
     started = time.monotonic()
     with _seeded(seed, device):
         run = Run(spec, task, training, training.rates[0] if lr is None else lr, seed, device)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
-        try:
+        with _spent(checkpoint):
             evaluation = run.finish(split, report, checkpoint)
-        except Exception:  # it failed, and would again; what was killed raises nothing
-            if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
-            raise
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     seconds = run.before + time.monotonic() - started
     return Outcome(evaluation, task.score(evaluation), run.curve, run.rungs, seconds, run.model)
 
@@ -104,25 +103,29 @@ def steps_of(training: Training, spec: ModelSpec, task: Task) -> int | None:
         return None
     if training.steps is not None:
         return training.steps
-    inputs, _ = task.sample(task.batch, stream("init", 0))
+    drawn = [lesson.sample(task.batch, stream("init", 0)) for lesson in lessons(training, task)]
+    read = [inputs.shape[:2] for inputs, _ in drawn]
     if training.tokens is not None:
-        return max(1, training.tokens // inputs.shape[:2].numel())
+        return steps_within(training.tokens, [shape.numel() for shape in read])
     assert training.flops is not None
-    return max(1, training.flops // Counts(spec, task.ends).train(*inputs.shape[:2]).flops)
+    counts = Counts(spec, task.ends)
+    return steps_within(training.flops, [counts.train(*shape).flops for shape in read])
 
 
 class Run:
     """A training in progress: all that decides how it goes on.
 
     `elapsed` are seconds within steps, `before` those of earlier processes in all, `warm` the share
-    of training that was behind it when the warm-up ended.
+    of training that was behind it when the warm-up ended, `sources` the versions of its blocks and
+    kernels.
     """
 
     def __init__(
         self, spec: ModelSpec, task: Task, training: Training, lr: float, seed: int, device: str
     ) -> None:
         self.task, self.training, self.device = task, training, device
-        self.steps = steps_of(training, spec, task)
+        self.lessons = lessons(training, task)
+        self.steps, self.sources = steps_of(training, spec, task), source_versions(spec)
         self.model = build(spec, task.ends).to(device)
         self.model.dropout, self.model.recompute = training.dropout, training.recompute
         self.optimizer = Optimizer(self.model, training, lr)
@@ -139,6 +142,14 @@ class Run:
             return self.step / self.steps
         assert self.training.seconds is not None
         return self.elapsed / self.training.seconds
+
+    @property
+    def lesson(self) -> Task:
+        """The task as it is read now."""
+        count = len(self.lessons)
+        if self.steps is not None:
+            return self.lessons[lesson_at(self.step, self.steps, count)]
+        return self.lessons[int(self.done * count)]
 
     def finish(self, split: Split, report: Report, checkpoint: Path | None) -> Evaluation:
         """All steps that are left, and the evaluation."""
@@ -172,16 +183,17 @@ class Run:
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Those of one batch, clipped; its loss, and their norm before."""
-        inputs, targets = self.task.sample(self.task.batch, self.data)
+        inputs, targets = self.lesson.sample(self.task.batch, self.data)
         ends, pieces = self.task.ends, self.training.accumulate
         half, total = self.training.precision == "bfloat16", torch.zeros((), device=self.device)
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
-            with torch.autocast(total.device.type, torch.bfloat16, enabled=half):
-                out, _ = self.model(x.to(self.device))
-            loss = ends.loss(out.float() if half else out, y.to(self.device))
-            if pieces > 1:  # each weighs as much as it has answers
-                loss = loss.nan_to_num() * (ends.scored(y) / ends.scored(targets))
-            loss.backward()
+            with scaled_losses(self.model, len(x) / len(inputs)):
+                with torch.autocast(total.device.type, torch.bfloat16, enabled=half):
+                    out, _ = self.model(x.to(self.device))
+                loss = ends.loss(out.float() if half else out, y.to(self.device))
+                if pieces > 1:  # each weighs as much as it has answers
+                    loss = loss.nan_to_num() * (ends.scored(y) / ends.scored(targets))
+                loss.backward()
             total = total + loss.detach()
         return total, nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
 
@@ -202,21 +214,47 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.get_state(),
             "random": _random_states(self.model),
+            "sources": self.sources,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        torch.save(state, partial)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
     def load(self, path: Path) -> None:
         """What was saved."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
+        if changed := differences(state.get("sources", {}), self.sources):
+            raise UserError(
+                f"{path}: saved with another version of {', '.join(changed)}; a training by two "
+                "versions is one by neither. Go back to that one, or delete the file to begin anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.data.set_state(state["data"])
         _set_random_states(self.model, state["random"])
         for name in SAVED:
             setattr(self, name, state[name])
+
+
+@contextmanager
+def _spent(checkpoint: Path | None) -> Iterator[None]:
+    """Removes a checkpoint when its run ends, by an error too: it would end so again.
+
+    A run that is stopped, which raises no Exception, goes on from it.
+    """
+    ended = True
+    try:
+        yield
+    except BaseException as error:
+        ended = isinstance(error, Exception)
+        raise
+    finally:
+        if ended and checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
 
 
 SAVED = ("step", "elapsed", "warm", "curve", "rungs", "before")

@@ -11,10 +11,9 @@ give what the whole sequence gives.
 
 Experts stay in use by a second loss, E sum_e f_e P_e with f the share of the assignments that went
 to e and P the mean of p (Fedus et al. 2022, eq. 4); its gradient to p_t is E f_e / tokens. The
-block adds it by itself, in the backward pass and in training mode only: a block and its trainer
-then need no second channel beside y, and any training loop balances the experts, a user's own as
-well. It is added once for every backward pass, and a factor on the task's loss is none on it: a
-loss scaled for float16, or averaged over accumulated pieces, wants `balance` scaled alike.
+block adds it by itself (auxiliary.py). Of a batch read in pieces f is each piece's own: what comes
+is the mean of the pieces' losses, which is the batch's where their loads are equal, and asks for
+more where they differ, as loads may be even in all and in no piece (Qiu et al. 2025).
 """
 
 import math
@@ -25,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.grouped_mm import grouped_mm
+from .auxiliary import AuxiliaryLoss
 from .block import ChannelMixer, State, exact_expand, hidden_width, require_positive
 
 
-class MoE(ChannelMixer, name="moe"):
+class MoE(ChannelMixer, AuxiliaryLoss, name="moe"):
     """Sparsely gated experts (Shazeer et al. 2017), each a SwiGLU, no token dropped.
 
     Args:
@@ -72,7 +72,7 @@ class MoE(ChannelMixer, name="moe"):
         p, chosen, count = self.route(tokens)
         if self.training and self.balance > 0:
             share = count.to(p.dtype) / chosen.numel()  # f
-            p = _Balance.apply(p, self.balance * self.experts / len(p) * share)
+            p = self.add_gradient(p, self.balance * self.experts / len(p) * share)
         weight = p.gather(-1, chosen)  # (N, k)
         if self.top_k > 1:
             weight = weight / weight.sum(-1, keepdim=True)
@@ -91,16 +91,3 @@ class MoE(ChannelMixer, name="moe"):
         chosen = p.topk(self.top_k, dim=-1).indices
         experts = torch.arange(self.experts, device=p.device)
         return p, chosen, (chosen.flatten()[:, None] == experts).sum(0)
-
-
-class _Balance(torch.autograd.Function):
-    """The identity on p (N, E), whose gradient has that of the balance loss, (E,), added to it."""
-
-    @staticmethod
-    def forward(ctx, p: Tensor, push: Tensor) -> Tensor:
-        ctx.save_for_backward(push)
-        return p.view_as(p)
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] + ctx.saved_tensors[0], None

@@ -114,7 +114,8 @@ def test_spaces_over_data_are_legal(tmp_path: Path) -> None:
     assert len(spaces) == 2
     for text in spaces:
         (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
-        assert load_space(tmp_path / "space.yaml").file.tasks[0].data.startswith("hub:")
+        (task,) = load_space(tmp_path / "space.yaml").file.tasks
+        assert task.model_dump()["data"].startswith("hub:")
     named = set(re.findall(r"`hub:([^`]+)`", page)) - {"NAME", "NAME:CONFIG"}
     assert {name for name in named if benchmarks.known(name) is None} == {
         "stanfordnlp/imdb",

@@ -58,6 +58,11 @@ class Compression(Synthetic, frozen=True):
     def ends(self) -> Ends:
         return Ends(Tokens(self.vocab), Decoded(self.length))
 
+    @classmethod
+    def shortens(cls) -> bool:
+        """No: the decoder has a place for every token of the length."""
+        return False
+
     @property
     def vocab_size(self) -> int:
         return self.vocab

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, BaseModel, ValidationInfo
+from annotated_types import MultipleOf
+from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 from torch import Tensor, nn
 
 from archsearch.ends import IGNORE, Ends
@@ -103,6 +104,37 @@ class Task(BaseModel, ABC, frozen=True, extra="forbid"):
         Where every position is answered, the target at t is what a model should predict after
         reading inputs[: t + 1]; a target may be IGNORE. A class is one number for a sequence.
         """
+
+    @classmethod
+    def shortens(cls) -> bool:
+        """Whether a smaller `length` makes shorter sequences for a model of the same ends."""
+        return "length" in cls.model_fields
+
+    def shortened(self, share: float) -> "Task":
+        """This task at a share of its `length`, to the nearest that it allows, for a curriculum.
+
+        Raises:
+            TaskError: there are no such sequences.
+        """
+        kind = type(self)
+        if not self.shortens():
+            able = ", ".join(name for name in sorted(TASKS) if TASKS[name].shortens())
+            raise TaskError(
+                f"{self.name}: train.curriculum asks for shorter sequences, and it has none; these "
+                f"tasks have: {able}. Leave out the curriculum or the task"
+            )
+        whole = self.model_dump()["length"]
+        rules = [r for r in kind.model_fields["length"].metadata if isinstance(r, MultipleOf)]
+        step = int(rules[0].multiple_of) if rules else 1  # type: ignore[call-overload]
+        length = round(share * whole / step) * step
+        try:
+            return kind.model_validate(self.model_dump() | {"length": length})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise TaskError(
+                f"{self.name}: train.curriculum asks for {share:g} of its length {whole}, which is "
+                f"{length}: {reason}. Raise the share or the length"
+            ) from None
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split = "val") -> Evaluation:

@@ -42,7 +42,8 @@ PARTS: dict[type, list[tuple[str, dict[str, list[Any]]]]] = {
     ],
     Merge: [
         ("sum", {"scale": ["fixed", "learned"]}), ("mean", {}), ("concat", {}),
-        ("gate", {"per": ["token", "channel"]}), ("route", {"temperature": [1.0, 2.0]}),
+        ("gate", {"per": ["token", "channel"], "entropy": [0.0, 0.1]}),
+        ("route", {"temperature": [1.0, 2.0], "entropy": [0.0, -0.0, 0.1]}),
     ],
     Norm: [("rmsnorm", {"eps": [1e-6, 0.5]}), ("layernorm", {})],
 }  # fmt: skip

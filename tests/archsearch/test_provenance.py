@@ -10,7 +10,7 @@ from archsearch.folder import StudyFolder
 from archsearch.provenance import score_key, source_versions
 from archsearch.search import Driver
 from archsearch.spec import ModelSpec
-from archsearch.training import Training
+from archsearch.training import Run, Training, train
 
 SPEC = reference("retnet", dim=16, layers=1)
 TASK = task("in_context_recall", vocab=8, length=16, batch=4)
@@ -78,3 +78,47 @@ def test_a_study_goes_on_with_the_same_sources_only(
     edit("kernels/scan.py", monkeypatch)
     with pytest.raises(UserError, match=r"another version of kernels/scan.py \(trials 3, 4\); sco"):
         driver.preflight()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The checkpoint of a trial that was stopped half way, in a study that has no other."""
+    file = tmp_path / "s" / "trials" / "7" / "in_context_recall-0.008-0.checkpoint"
+    run = Run(SPEC, TASK, Training(), 8e-3, 0, "cpu")
+    run.learn(lambda step, loss: None)
+    run.save(file)
+    return file
+
+
+MIXED = r"0.checkpoint: saved .*with another version of kernels/scan.py; a training by two versions"
+
+
+def test_a_training_goes_on_with_the_same_sources_only(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was saved is left as it is, for who goes back to them."""
+    before = stopped.read_bytes()
+    with monkeypatch.context() as patch:
+        edit("blocks/mamba.py", patch)  # of which it has nothing
+        Run(SPEC, TASK, Training(), 8e-3, 0, "cpu").load(stopped)
+    edit("kernels/scan.py", monkeypatch)
+    with pytest.raises(UserError, match=f"{MIXED} is one by neither. Go back to that one, or del"):
+        train(SPEC, TASK, Training(), seed=0, checkpoint=stopped)
+    assert stopped.read_bytes() == before
+
+
+def test_a_study_looks_at_its_checkpoints_first(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    driver = Driver(
+        load_space(tmp_path / "tiny.yaml"), StudyFolder(tmp_path / "s"), "cpu", None, None
+    )
+    driver.preflight()
+    edit("kernels/scan.py", monkeypatch)
+    with pytest.raises(
+        UserError, match=f"{MIXED} is one by neither. Go back to the commit or vers"
+    ):
+        driver.preflight()
+    stopped.unlink()  # as it says
+    driver.preflight()

@@ -191,3 +191,13 @@ def test_a_job_gives_what_is_measured_of_its_first_task() -> None:
     end = run_job(job)
     assert isinstance(end, Done), end
     assert end.run.keys() == measure(SPEC).keys()
+
+
+def test_a_curriculum_is_over_when_a_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    gradients = speed.Run.gradients
+    spied = lambda run: read.append(run.lesson.length) or gradients(run)  # noqa: E731
+    monkeypatch.setattr(speed.Run, "gradients", spied)
+    recipe = Training(steps=4, curriculum=[0.5])
+    speed.speed(SPEC, TASK, recipe, device="cpu", seconds=60.0)
+    assert {*read} == {16}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from archsearch import build, reference, task
 from archsearch import training as loop
@@ -14,6 +15,7 @@ from archsearch.counting import Counts
 from archsearch.model import Model
 from archsearch.optimizing import Optimizer, split
 from archsearch.recipe import Training
+from archsearch.spec import ModelSpec
 from archsearch.training import Diverged, Run, steps_of, train
 
 TASK = task("in_context_recall", vocab=8, length=16, batch=8, extrapolate=[2])
@@ -166,17 +168,84 @@ def weights(outcome: Any) -> list[torch.Tensor]:
     return [*outcome.model.parameters()]
 
 
-def test_pieces_of_a_batch_give_the_same_gradients() -> None:
+MASKED = TASK.model_copy(update={"loss": "masked"})
+
+
+def with_experts(balance: float) -> ModelSpec:
+    """Of the short attention model, the same with four experts, of which a token takes one."""
+    experts = {"type": "moe", "experts": 4, "top_k": 1, "balance": balance}
+    return ModelSpec.model_validate(SPEC.model_dump(mode="json") | {"mlp": experts})
+
+
+def alike(spec: ModelSpec, *pieces: int) -> list[Run]:
+    """Runs in float64 from the same weights, each with its batches in so many pieces."""
+    recipes = [Training(steps=1, accumulate=n, clip=1e9) for n in pieces]
+    runs = [Run(spec, MASKED, recipe, 0.1, 0, "cpu") for recipe in recipes]
+    for run in runs:
+        run.model.load_state_dict(runs[0].model.state_dict())
+        run.model.double()
+    return runs
+
+
+def gradients(run: Run) -> list[torch.Tensor]:
+    return [p.grad for p in run.model.parameters() if p.grad is not None]
+
+
+def with_route(entropy: float) -> ModelSpec:
+    """Of the short attention model, the same beside a convolution, a token choosing between them."""
+    merge = {"type": "route", "entropy": entropy}
+    top = {"type": "parallel", "branches": ["attention", "short_conv"], "merge": merge}
+    return ModelSpec.model_validate(SPEC.model_dump(mode="json") | {"topology": top})
+
+
+SPECS = {"swiglu": SPEC, "moe": with_experts(0.0), "route": with_route(0.5)}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_pieces_of_a_batch_give_the_same_gradients(spec: ModelSpec) -> None:
     """Though they hold different numbers of answers."""
-    task_ = TASK.model_copy(update={"loss": "masked"})
     whole, pieces = (
-        Run(SPEC, task_, Training(steps=1, accumulate=n), 0.1, 0, "cpu") for n in (1, 3)
+        Run(spec, MASKED, Training(steps=1, accumulate=n), 0.1, 0, "cpu") for n in (1, 3)
     )
     pieces.model.load_state_dict(whole.model.state_dict())
     (loss, norm), (other, other_norm) = whole.gradients(), pieces.gradients()
     torch.testing.assert_close((other, other_norm), (loss, norm))
     for p, q in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_equal_pieces_balance_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = type(MASKED).sample
+
+    def repeated(self, batch, generator):
+        inputs, targets = sample(self, batch // 4, generator)
+        return inputs.repeat(4, 1), targets.repeat(4, 1)
+
+    monkeypatch.setattr(type(MASKED), "sample", repeated)
+    whole, pieces, free = *alike(with_experts(3.0), 1, 4), *alike(with_experts(0.0), 1)
+    for run in (whole, pieces, free):
+        run.gradients()
+    torch.testing.assert_close(gradients(pieces), gradients(whole))
+    balanced, unbalanced = map(gradients, (whole, free))
+    assert any(not torch.allclose(a, b) for a, b in zip(balanced, unbalanced, strict=True))
+
+
+def test_unequal_pieces_balance_by_the_mean_of_their_losses() -> None:
+    """Weighed by their tokens: eight sequences in three pieces are 3, 3 and 2."""
+    (pieces,), (written,) = alike(with_experts(3.0), 3), alike(with_experts(0.0), 1)
+    written.model.load_state_dict(pieces.model.state_dict())
+    pieces.gradients()
+    logits: list[Any] = []
+    router = written.model.get_submodule("layer0_mlp.router")
+    router.register_forward_hook(lambda _, args, z: logits.append(z))
+    inputs, targets = MASKED.sample(MASKED.batch, written.data)
+    total = MASKED.ends.loss(written.model(inputs)[0], targets)
+    p = torch.softmax(logits[0], -1).unflatten(0, inputs.shape)
+    for rows in p.split([3, 3, 2]):
+        f = F.one_hot(rows.argmax(-1), 4).double().mean((0, 1))
+        total = total + 3.0 * len(rows) / 8 * 4 * (f * rows.mean((0, 1))).sum()
+    total.backward()
+    torch.testing.assert_close(gradients(pieces), gradients(written))
 
 
 def test_recomputing_changes_nothing_but_the_memory() -> None:
@@ -242,10 +311,23 @@ def test_checkpoints_are_written_on_the_way_and_gone_at_the_end(
     train(SPEC, TASK, SHORT, seed=0, checkpoint=file, report=lambda *_: seen.append(file.exists()))
     assert seen == [False, True, True]  # at steps 1, 10 and 15
     assert not file.exists()
-    monkeypatch.setattr(Model, "forward", lambda self, tokens: 1 / 0)
-    file.write_bytes(b"")
-    with pytest.raises((ZeroDivisionError, EOFError)):
-        train(SPEC, TASK, SHORT, seed=0, checkpoint=file)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(ZeroDivisionError, False), (KeyboardInterrupt, True)])
+def test_a_run_that_failed_leaves_no_checkpoint_and_one_that_was_stopped_does(
+    error: type[BaseException], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    file = tmp_path / "a.checkpoint"
+
+    def end(step: int, loss: float) -> None:
+        if step > 1:
+            raise error
+
+    with pytest.raises(error):
+        train(SPEC, TASK, SHORT, seed=0, checkpoint=file, report=end)
+    assert file.exists() == kept
+    assert not [*tmp_path.glob("*.partial")]
 
 
 def test_muon_is_for_the_matrices_of_linear_maps() -> None:
