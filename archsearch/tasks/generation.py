@@ -73,6 +73,11 @@ class Generation(Task, frozen=True):
     def ends(self) -> Ends:
         return language(END + 1)
 
+    @classmethod
+    def shortens(cls) -> bool:
+        """No: its length is that of an input, and answers stay as long."""
+        return False
+
     def prepare(self) -> None:
         self._pairs()
 

@@ -129,7 +129,7 @@ def test_a_length_is_the_nearest_that_a_task_allows() -> None:
     assert lengths == [6, 14, 28]
 
 
-@pytest.mark.parametrize("name", ["sequential_digits", "listops", "compression"])
+@pytest.mark.parametrize("name", ["sequential_digits", "listops", "compression", "generation"])
 def test_tasks_without_shorter_sequences_are_refused(name: str) -> None:
     message = (
         f"{name}: train.curriculum asks for shorter .*these tasks have: .*, in_context_recall,"

@@ -29,7 +29,7 @@ NUMBERS: dict[str, list[Any]] = {  # for options that are numbers, by name, or b
     "features": [3, 9], "seed": [1], "expand_k": [0.5, 1.5], "groups": [2], "lower": [0.5],
     "rank": [3], "summaries": [1], "length": [90],
     "key_heads": [1, 2], "dilation": [3], "sinks": [2], "softcap": [2.0], "experts": [3],
-    "top_k": [1, 4], "balance": [0.0], "shift": [1, 8], "spread": [9.0],
+    "top_k": [1, 4], "balance": [0.0], "entropy": [0.1], "shift": [1, 8], "spread": [9.0],
     **{f"{name}.state": [2, 4] for name in ("s4", "s4d", "h3")},  # conjugate pairs
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {  # options that mean something beside others only
