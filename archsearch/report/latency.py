@@ -43,7 +43,10 @@ def latency(findings: Findings, what: What) -> go.Figure | None:
     figure = styled(figure, 380)
     figure.update_xaxes(type="log", title_text="context, tokens", tickvals=contexts, ticktext=told)
     told = [SECONDS.tell(time) for time in seconds]
-    return figure.update_yaxes(type="log", title_text=TITLES[what], tickvals=seconds, ticktext=told)
+    ends = [math.log10(seconds[0]), math.log10(seconds[-1])]  # else no tick may be in sight
+    return figure.update_yaxes(
+        type="log", title_text=TITLES[what], tickvals=seconds, ticktext=told, range=ends
+    )
 
 
 def _ticks(times: list[float]) -> list[float]:
@@ -52,7 +55,7 @@ def _ticks(times: list[float]) -> list[float]:
     steps = [first * 10.0**power for power in range(low, high + 1) for first in (1, 2, 5)]
     first = max(i for i, step in enumerate(steps) if step <= min(times))
     last = min(i for i, step in enumerate(steps) if step >= max(times))
-    return steps[first : last + 1]
+    return steps[first : max(last, first + 1) + 1]
 
 
 def _add(figure: go.Figure, known: list[Point], colour: str, style: dict[str, Any]) -> None:

@@ -155,6 +155,9 @@ def test_latency_is_drawn_against_context(what: Any) -> None:
     assert drawn is not None
     shown = drawn.to_dict()
     assert shown["layout"]["xaxis"]["type"] == shown["layout"]["yaxis"]["type"] == "log"
+    axis = shown["layout"]["yaxis"]
+    ends = [10**end for end in axis["range"]]
+    assert sum(0.999 * ends[0] <= tick <= 1.001 * ends[1] for tick in axis["tickvals"]) > 1
     bands, lines = shown["data"][::2], shown["data"][1::2]
     assert [line["name"] for line in lines] == ["best, trial 0", "trial 1"]
     assert lines[1]["line"]["color"] == CANDIDATE != lines[0]["line"]["color"]
