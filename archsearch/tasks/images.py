@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -111,7 +110,7 @@ def _load(source: str, columns: tuple[str, str], size: int) -> Pixels:
 
 def _rows(source: str, columns: tuple[str, str], size: int) -> Iterator[tuple[str, bytes, Any]]:
     """(split, pixels, label) of every image; a hash of the pixels, where the data has no split."""
-    found = _tables(source)
+    found = tables.load(source, "images", images=True)
     for own, table in found.items():
         if absent := tables.missing([*columns], table.column_names):
             raise TaskError(
@@ -126,14 +125,3 @@ def _rows(source: str, columns: tuple[str, str], size: int) -> Iterator[tuple[st
             pixels = image.convert("L").resize((size, size)).tobytes()
             split = split_of(hashlib.sha256(pixels).digest()) if own == "train" else own
             yield own if split in found else split, pixels, names[label] if names else label
-
-
-def _tables(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if path.is_dir() and any(file.is_dir() for file in path.iterdir()):
-        from datasets import disable_progress_bars, load_dataset  # slow to import
-
-        disable_progress_bars()
-        found = load_dataset("imagefolder", data_dir=source, drop_labels=False)
-        return {tables.OWN[str(name)]: table for name, table in found.items()}
-    return tables.load(source, "images")

@@ -28,13 +28,14 @@ OWN = {
 """Ours of the names that splits go by."""
 
 
-def load(source: str, who: str, *, streamed: bool = False) -> dict[str, Any]:
+def load(source: str, who: str, *, streamed: bool = False, images: bool = False) -> dict[str, Any]:
     """The tables of a source by ours of the names of their splits; others are left out.
 
     Args:
         source: a path, or hub:NAME[:CONFIG].
         who: the task that asks, for errors.
         streamed: rows are read as they are asked for, and nothing is kept on disk.
+        images: folders within a folder hold the images of a class each.
 
     Raises:
         TaskError: the Hub cannot be reached.
@@ -42,11 +43,11 @@ def load(source: str, who: str, *, streamed: bool = False) -> dict[str, Any]:
     """
     if source.startswith(HUB):
         _reach_hub(source, who)
-    found = _loaded(source, streamed)
+    found = _loaded(source, streamed, images)
     return {OWN[str(name)]: table for name, table in found.items() if str(name) in OWN}
 
 
-def _loaded(source: str, streamed: bool) -> Mapping[Any, Any]:
+def _loaded(source: str, streamed: bool, images: bool) -> Mapping[Any, Any]:
     path = Path(source)
     if not source.startswith(HUB) and not path.is_dir() and path.suffix not in KINDS:
         raise ValueError(f"its name ends in {path.suffix!r}")
@@ -63,6 +64,8 @@ def _loaded(source: str, streamed: bool) -> Mapping[Any, Any]:
             if files is not None:  # without a script, which nothing runs any more
                 return load_dataset("json", data_files=files, **how)
             return load_dataset(name, config, **how)
+        if images and path.is_dir() and any(file.is_dir() for file in path.iterdir()):
+            return load_dataset("imagefolder", data_dir=source, drop_labels=False, **how)
         if path.is_dir():
             return load_dataset(source, **how)
         return load_dataset(KINDS[path.suffix], data_files=source, **how)

@@ -119,3 +119,16 @@ def test_what_is_no_image(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"cannot be read: its name ends in ''\. Allowed: a fold"):
         Images(data=str(tmp_path / "gone")).prepare()
+
+
+def test_what_the_library_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors are no OSErrors and no ValueErrors."""
+    from datasets.exceptions import DatasetGenerationError
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise DatasetGenerationError("bad metadata")
+
+    root = as_folder(tmp_path / "data", pictures())
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(TaskError, match=r"cannot be read: bad metadata\. Allowed: a folder"):
+        Images(data=root).prepare()
