@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from archsearch.ends import IGNORE, Ends, language
+from archsearch.ends import Ends, language
 from archsearch.quantities import Bytes
 from archsearch.tasks import compressors, streams
 from archsearch.tasks.bpe import encode
@@ -123,9 +123,7 @@ class Language(Task, frozen=True):
     def evaluate(self, model: nn.Module, split: Split = "val") -> Evaluation:
         """Metrics: perplexity, and bits per byte, of all and of the last quarter (most context)."""
         inputs, targets = _shifted(self._frozen(split))
-        scored = targets.clone()
-        scored[:, : self.length - self.step] = IGNORE
-        nats, _ = predict(model, inputs, scored)
+        nats, _ = predict(model, inputs, targets)
         sizes = self._sizes(targets)
         metrics, examples = {}, {}
         for name, first in (("", self.length - self.step), ("_last_quarter", 3 * self.length // 4)):

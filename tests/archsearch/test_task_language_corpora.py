@@ -94,6 +94,7 @@ def test_no_more_is_read_than_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
         def __iter__(self) -> Any:
             while True:
                 read["rows"] += 1
+                assert read["rows"] < 1_000
                 yield {"text": f"{read['rows']} äöü"}
 
     monkeypatch.setattr("archsearch.tasks.tables.load", lambda *_, **__: {"train": Endless()})
@@ -102,7 +103,6 @@ def test_no_more_is_read_than_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
     found = split_texts(corpus)  # decodes
     assert 4_990 < len(corpus.train) <= 5_001
     assert len(corpus.val) <= 500 and len(corpus.test) <= 500
-    assert read["rows"] < 1_000
     assert found["train"].endswith(("\n", "ä", "ö", "ü", " ", *"0123456789"))
 
 
@@ -235,6 +235,8 @@ def test_a_sliding_window_scores_every_token_once_with_all_its_context(stride: i
     scored = nats[24 - stride : last]
     if stride <= 5:  # then no context is missing that the model looks at
         assert evaluation.loss == pytest.approx(scored.mean().item(), rel=1e-5)
+        bits = scored.mean().item() / math.log(2)
+        assert evaluation.metrics["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     assert evaluation.examples["bits_per_byte"].shape == (len(starts),)
     assert len(starts) * stride == len(scored)
 
