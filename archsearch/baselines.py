@@ -79,6 +79,11 @@ DESIGNS: dict[str, Design] = {
     "transformer": Design(
         "Touvron et al. 2023: attention with rotary positions", pure("attention"), 8 / 3
     ),
+    "primer": Design(
+        "after So et al. 2021: attention with a convolution of three tokens over q, k and v",
+        pure("attention", conv=3),
+        8 / 3,
+    ),
     "mamba2": Design("Dao and Gu 2024: Mamba-2 blocks alone", pure("mamba2"), None),
     "gla": Design("Yang et al. 2024: gated linear attention", pure("gla"), 8 / 3),
     "linear_transformer": Design(
@@ -89,6 +94,11 @@ DESIGNS: dict[str, Design] = {
     ),
     "gated_delta_net": Design(
         "Yang et al. 2025: the same with decay and gate", pure("gated_delta_net", expand=2), 4 / 3
+    ),
+    "s4d": Design(
+        "Gu et al. 2022: diagonal state spaces, the same at all times",
+        pure("s4d", heads=False),
+        10 / 3,
     ),
     "s4": Design(
         "Gu, Goel and Re 2022: S4-LegS, 64 states a channel", pure("s4", heads=False), 10 / 3

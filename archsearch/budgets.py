@@ -122,7 +122,7 @@ class StateBytes(Budget):
         if not counts.streams:
             return 0
         counts = counts if counts.dtype == kind else Counts(counts.spec, counts.ends, kind)
-        return counts.forward(1, self.context).state_bytes
+        return counts.state_bytes(1, self.context)
 
     def measure(self, spec: ModelSpec, ends: Ends, device: str) -> int:
         kind = getattr(torch, self.dtype)

@@ -8,7 +8,7 @@ are those of the whole model run at once, which a test holds for every named arc
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import networkx as nx
@@ -145,11 +145,15 @@ class Counts:
 
     def forward(self, batch: int, length: int, states: Sequence[TreeLook] | None = None) -> Count:
         """A forward pass without gradients over `length` tokens, on from the states."""
-        return self._pass(batch, length, states, backward=False)
+        return self._pass(batch, length, states)
+
+    def state_bytes(self, batch: int, length: int) -> int:
+        """What decoding carries after `length` tokens: as forward's, by less work."""
+        return self._pass(batch, length, state_alone=self.streams).state_bytes
 
     def train(self, batch: int, length: int) -> Count:
         """A forward and a backward pass from a gradient of the logits."""
-        return self._pass(batch, length, None, backward=True)
+        return self._pass(batch, length, backward=True)
 
     def decode(self, batch: int, length: int) -> Count | None:
         """One more token for each sequence after `length` tokens; None where there is no state.
@@ -166,8 +170,15 @@ class Counts:
         return Count(round(flops / n), round(moved / n), after.states)
 
     def _pass(
-        self, batch: int, length: int, states: Sequence[TreeLook] | None, backward: bool
+        self,
+        batch: int,
+        length: int,
+        states: Sequence[TreeLook] | None = None,
+        *,
+        backward: bool = False,
+        state_alone: bool = False,
     ) -> Count:
+        run = _settled if state_alone else _run
         looks: dict[str, Look] = {}
         flops = moved = 0
         before, after = iter(states or ()), []
@@ -178,7 +189,8 @@ class Counts:
             inputs += [read] if end else []
             stateful = kind.op in graph.STATEFUL or (kind.op == "head" and not self.ends.tied)
             old = next(before) if states is not None and stateful else None
-            made = _run(kind, self.ends if end else None, self.dtype, tuple(inputs), old, backward)
+            ends = self.ends if end else None
+            made = run(kind, ends, self.dtype, tuple(inputs), old, backward)
             looks[node], count = made
             flops, moved = flops + count.flops, moved + count.bytes_moved
             if stateful and self.streams:
@@ -238,3 +250,26 @@ def _run(
             y.backward(torch.empty_like(y))
     states = (TreeLook.of(new),) if kind.op in (*graph.STATEFUL, "head") else ()
     return Look.of(y), Count(counter.flops, counter.bytes_moved, states)
+
+
+def _settled(
+    kind: Kind,
+    ends: Ends | None,
+    dtype: torch.dtype,
+    inputs: tuple[Look, ...],
+    old: TreeLook | None,
+    backward: bool,
+) -> tuple[Look, Count]:
+    """As _run, where only the state counts: a mixer whose state has a fixed size is not run.
+
+    That is one whose state looks the same after a second token as after the first. Looks follow
+    from looks alone, so it looks the same after any number of tokens, one by one or at once.
+    """
+    if kind.op == "mixer" and inputs[0].shape[1] > 1:
+        batch, _, dim = inputs[0].shape
+        token = (replace(inputs[0], shape=torch.Size((batch, 1, dim))),)
+        first = _run(kind, ends, dtype, token, None, backward)[1].states
+        second = _run(kind, ends, dtype, token, first[0], backward)[1].states
+        if first == second:
+            return inputs[0], Count(0, 0, first)
+    return _run(kind, ends, dtype, inputs, old, backward)

@@ -71,6 +71,7 @@ def check_costs(spec: ModelSpec, ends: Ends = LANGUAGE) -> None:
     assert counted.train_flops == forward.get_total_flops() + backward.get_total_flops()
     assert counted.decode_flops == round(decode.get_total_flops() / period(spec.graph()))
     assert counted.state_bytes == sum(leaf.nbytes for leaf in leaves)
+    assert Counts(spec, ends).state_bytes(B, T) == counted.state_bytes
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -128,6 +129,32 @@ def test_retnet_flops_by_hand() -> None:
     weights = LAYERS * (8 * D * D + 3 * D * hidden) + V * D
     scan = LAYERS * H * (2 * 64 * (K + W) + 4 * K * W)
     assert Counts(spec("retnet"), LANGUAGE).forward(B, T).flops == B * T * (2 * weights + scan)
+
+
+@pytest.mark.parametrize("mixer", Mixer.members)
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_state_alone_is_that_of_a_whole_pass(mixer: str, causal: bool) -> None:
+    """Of every mixer, beside one whose state grows, in layers at two rates."""
+    stages = {"a": {"mixer": mixer}, "b": {"mixer": "attention", "rate": 2}}
+    topology = {"type": "hierarchical", "stages": stages, "depth": {"a": 1, "b": 1}}
+    whole = {"dim": D, "layers": 2, "topology": topology, "causal": causal}
+    try:
+        counts = Counts(ModelSpec.model_validate(whole), LANGUAGE)
+    except ValueError:
+        pytest.skip("sees the future always")
+    for length in (1, 2, 3, 40):
+        assert counts.state_bytes(B, length) == counts.forward(B, length).state_bytes
+
+
+def test_mixers_whose_state_has_a_size_are_not_run_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    run = counting._run
+    monkeypatch.setattr(counting, "_run", lambda *args: asked.append(args) or run(*args))
+    assert Counts(spec("s4d"), LANGUAGE).state_bytes(B, 4096)
+    assert {args[3][0].shape[1] for args in asked if args[0].op == "mixer"} == {1}
+    asked.clear()
+    assert Counts(spec("transformer"), LANGUAGE).state_bytes(B, 4096)
+    assert 4096 in {args[3][0].shape[1] for args in asked if args[0].op == "mixer"}
 
 
 def test_state_bytes_by_hand() -> None:
