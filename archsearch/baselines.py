@@ -80,8 +80,8 @@ DESIGNS: dict[str, Design] = {
         "Touvron et al. 2023: attention with rotary positions", pure("attention"), 8 / 3
     ),
     "primer": Design(
-        "after So et al. 2021: attention with a convolution of three tokens over q, k and v",
-        pure("attention", conv=3),
+        "after So et al. 2021: attention with a convolution of four tokens, not three, over q, k, v",
+        pure("attention", conv=4),
         8 / 3,
     ),
     "mamba2": Design("Dao and Gu 2024: Mamba-2 blocks alone", pure("mamba2"), None),

@@ -1,7 +1,7 @@
 """Every task at two sizes, measured: a space to begin with, and what to expect of it.
 
-tasks/presets.yaml says the sizes, tasks/expected.json what three reference architectures reached at
-them (bench/tasks.py). Tasks of one's own have none.
+tasks/presets.yaml says the sizes, tasks/expected.json what reference architectures reached at them
+(bench/tasks.py). Tasks of one's own have none.
 """
 
 import hashlib
@@ -18,9 +18,11 @@ from archsearch.validation import Frozen, Positive
 
 Kind = Literal["cpu", "gpu"]
 KINDS = get_args(Kind)
-REFERENCES = ("transformer", "mamba", "retnet")
+REFERENCES = ("transformer", "primer", "mamba", "retnet", "s4d")
+"""By content and without a convolution, by content with one, selective, fading, the same always."""
 FOLDER = Path(__file__).parent / "tasks"
-MIXERS = ["attention", "mamba", "retention", "s4d", "gated_delta_net", "linear_attention"]
+CONV = {"type": "attention", "conv": 4}
+MIXERS = ["attention", CONV, "mamba", "retention", "s4d", "gated_delta_net", "linear_attention"]
 TRIALS, SEEDS = 20, 3
 
 
@@ -34,7 +36,7 @@ class Preset(Frozen):
 
     def key(self, name: str) -> str:
         """Of the settings: what was measured under another one says nothing of these."""
-        text = json.dumps([name, self.model_dump()], sort_keys=True)
+        text = json.dumps([name, self.model_dump(), REFERENCES, SEEDS], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
