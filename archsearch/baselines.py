@@ -80,7 +80,7 @@ DESIGNS: dict[str, Design] = {
         "Touvron et al. 2023: attention with rotary positions", pure("attention"), 8 / 3
     ),
     "primer": Design(
-        "after So et al. 2021: attention with a convolution of four tokens, not three, over q, k, v",
+        "after So et al. 2021: attention with a convolution over q, k and v, of four tokens",
         pure("attention", conv=4),
         8 / 3,
     ),

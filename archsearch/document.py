@@ -51,8 +51,9 @@ class Search(Frozen):
     """How candidates are proposed, and how many are trained."""
 
     sampler: Annotated[
-        Literal["tpe", "random", "nsga2"], told("Optuna's, by which candidates are drawn")
-    ] = "tpe"
+        Literal["evolution", "tpe", "nsga2", "random"],
+        told("by which candidates are drawn: evolution on the decision tree, or one of Optuna's"),
+    ] = "evolution"
     trials: Positive = pydantic.Field(
         default=20, description="candidates trained, baselines not counted"
     )

@@ -13,6 +13,7 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
+from archsearch import evolution
 from archsearch.errors import ConstraintBroken, SpecError
 from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
 from archsearch.space import Space
@@ -21,7 +22,8 @@ from archsearch.spec import ModelSpec
 PATIENCE = 200
 """Proposals in a row that may bring nothing new to train before a search ends."""
 STARTUP = 10
-"""Candidates drawn from the priors, where a space has some, before the sampler goes on alone."""
+"""Candidates drawn from the priors, uniform where a space has none, before a sampler that learns
+goes on alone."""
 
 
 class Proposer:
@@ -52,8 +54,8 @@ class Proposer:
                 return entry
         if len(self._candidates()) >= self.trials:
             return None
-        for _ in range(PATIENCE):
-            if (entry := self._candidate()) is not None:
+        for attempt in range(PATIENCE):
+            if (entry := self._candidate(stuck=attempt >= PATIENCE // 2)) is not None:
                 return entry
         self.exhausted = True
         return None
@@ -78,9 +80,8 @@ class Proposer:
         """A reference architecture at the space's own width and depth, under the same budgets."""
         return self._screen(self._ask(), "baseline", name, self.space.baseline(name))
 
-    def _candidate(self) -> Entry | None:
-        if self.space.has_prior and len(self._candidates()) < STARTUP:
-            self._enqueue_believed()
+    def _candidate(self, stuck: bool) -> Entry | None:
+        self._enqueue(stuck)
         trial = self._ask()
         name = f"trial {trial.number}"
         try:
@@ -97,11 +98,29 @@ class Proposer:
             return None
         return self._screen(trial, "candidate", name, spec)
 
-    def _enqueue_believed(self) -> None:
-        """The next trial as the priors of the space draw it; Optuna's samplers know of none."""
+    def _enqueue(self, stuck: bool) -> None:
+        """Says what the next trial is where Optuna's sampler does not: priors, evolution.
+
+        A population whose children bring nothing new says little of the rest of the space.
+        """
+        starting = len(self._candidates()) < STARTUP
+        evolves = self.space.file.search.sampler == "evolution"
         with contextlib.suppress(SpecError):  # then the sampler draws, and hears of it
-            draw = self.space.resolve(lambda _, domain: domain.draw(self.rng))
-            self.study.enqueue_trial(draw.decisions)
+            if evolves and not (starting or stuck) and (trained := self._trained()):
+                self.study.enqueue_trial(evolution.child(self.space, trained, self.rng))
+            elif evolves or (starting and self.space.has_prior):
+                draw = self.space.resolve(lambda _, domain: domain.draw(self.rng))
+                self.study.enqueue_trial(draw.decisions)
+
+    def _trained(self) -> list[evolution.Individual]:
+        """The candidates with a loss, in the order in which they were proposed."""
+        trials = self.study.get_trials(deepcopy=False)
+        entries = self.ledger.having("trained", kind="candidate")
+        return [
+            evolution.Individual(trials[e.number].params, (_excess(trials[e.number]), e.loss))
+            for e in sorted(entries, key=lambda e: e.number)
+            if e.loss is not None
+        ]
 
     def _screen(self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec) -> Entry | None:
         """Lets a proposal through to training, or settles it as a duplicate or over budget."""
@@ -128,9 +147,14 @@ class Proposer:
         return entry
 
 
+def _excess(trial: optuna.trial.FrozenTrial) -> float:
+    """By how much a candidate is over soft budgets, all together."""
+    return sum(max(0.0, value) for value in trial.constraints.values())
+
+
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler by the name that a space gives it."""
-    if name == "random":
+    """Optuna's sampler by the name that a space gives it; what evolves tells it what to draw."""
+    if name in ("random", "evolution"):
         return optuna.samplers.RandomSampler(seed)
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed)

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Look = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Shape, stride and dtype; of what follows without the sizes only the dtype is used again."""
 MOVING = (torch.ops.aten.roll.default, torch.ops.aten.flip.default)
 MOST = 1 << 16
 """Entries, after which all are forgotten."""
 
-_known: dict[Any, tuple[Look, ...] | None] = {}
+_known: dict[Any, tuple[Layout, ...] | None] = {}
 """What came out, by operator and arguments; None of what is to be run every time."""
 
 
@@ -78,7 +78,7 @@ def _is_pointwise(func: Any) -> bool:
 
 def _made(
     func: Any, tensors: list[Tensor], out: Any, shape: tuple[int, ...] | None
-) -> tuple[Look, ...] | None:
+) -> tuple[Layout, ...] | None:
     """The looks of the results, if all of them are new tensors of `shape`, where it is given."""
     results = out if isinstance(out, tuple) else (out,)
     if func._schema.is_mutable or not all(isinstance(x, Tensor) for x in results):
