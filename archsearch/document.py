@@ -47,12 +47,15 @@ def _adapter(models: tuple[type[Task], ...]) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(tagged)
 
 
+Sampler = Literal["evolution", "tpe", "nsga2", "gp", "random", "exhaustive"]
+
+
 class Search(Frozen):
     """How candidates are proposed, and how many are trained."""
 
     sampler: Annotated[
-        Literal["evolution", "tpe", "nsga2", "random"],
-        told("by which candidates are drawn: evolution on the decision tree, or one of Optuna's"),
+        Sampler,
+        told("what is tried next: evolution on the decision tree, all draws, or as Optuna's says"),
     ] = "evolution"
     trials: Positive = pydantic.Field(
         default=20, description="candidates trained, baselines not counted"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from archsearch import covering, extending, plugins, static, validation
+from archsearch import census, covering, extending, plugins, static, validation
 from archsearch.document import SpaceFile
 from archsearch.errors import Problem, SpecError, UserError
 from archsearch.reading import Document, show_path
@@ -44,6 +44,9 @@ def load_space(path: str | Path) -> Space:
     ]
     if rules:
         raise SpecError(rules)
+    if space.file.search.sampler == "exhaustive" and (endless := census.size(space)[1]):
+        told = f"exhaustive, and {endless[0]} is a range without a step; give it one"
+        raise SpecError([space.at(("search", "sampler"), f"{told}, or take another sampler")])
     space.warnings = [space.at(*trouble) for trouble in static.unused(space.sections)]
     space.warnings += covering.check(space)
     return space

@@ -7,13 +7,14 @@ is in the storage before its job starts, so a study that was killed knows what i
 
 import contextlib
 import random
-import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import optuna
 from optuna.trial import TrialState
 
-from archsearch import evolution
+from archsearch import covering, evolution, samplers
+from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
 from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
 from archsearch.space import Space
@@ -37,7 +38,9 @@ class Proposer:
         past = study.get_trials(deepcopy=False)
         self.ledger = Ledger(past)
         # A resumed study must not repeat the draws it has made.
-        study.sampler = make_sampler(space.file.search.sampler, seed + len(past))
+        self.manner = samplers.MANNERS[space.file.search.sampler]
+        study.sampler = self.manner.make(seed + len(past))
+        self.whole = covering.decisions(space) if self.manner.whole else {}
         self.rng = random.Random(seed + len(past))
         # A trial is opened again by its id, for which Optuna has no public name.
         running = [t for t in past if t.state == TrialState.RUNNING]
@@ -54,10 +57,35 @@ class Proposer:
                 return entry
         if len(self._candidates()) >= self.trials:
             return None
-        for attempt in range(PATIENCE):
-            if (entry := self._candidate(stuck=attempt >= PATIENCE // 2)) is not None:
+        for decisions in self._proposals():
+            if decisions is not None:
+                self.study.enqueue_trial(decisions)
+            if (entry := self._candidate()) is not None:
                 return entry
         self.exhausted = True
+        return None
+
+    def _proposals(self) -> Iterator[dict[str, Value] | None]:
+        """What to propose one after the other; None leaves it to Optuna's sampler."""
+        if self.space.file.search.sampler == "exhaustive":
+            trials = self.study.get_trials(deepcopy=False)
+            past = {samplers.identity(trial.params) for trial in trials}
+            yield from (d for d in samplers.every(self.space) if samplers.identity(d) not in past)
+            return
+        for _ in range(PATIENCE):
+            decisions = None
+            with contextlib.suppress(SpecError):  # then the sampler draws, and hears of it
+                decisions = self._proposal()
+            yield decisions
+
+    def _proposal(self) -> dict[str, Value] | None:
+        """By the priors or by evolution, where Optuna's sampler is not to decide."""
+        starting = len(self._candidates()) < STARTUP
+        evolves = self.space.file.search.sampler == "evolution"
+        if evolves and not starting and (trained := self._trained()):
+            return evolution.child(self.space, trained, self.rng)
+        if evolves or (starting and self.space.has_prior):
+            return self.space.resolve(lambda _, domain: domain.draw(self.rng)).decisions
         return None
 
     def _candidates(self) -> list[Entry]:
@@ -80,37 +108,35 @@ class Proposer:
         """A reference architecture at the space's own width and depth, under the same budgets."""
         return self._screen(self._ask(), "baseline", name, self.space.baseline(name))
 
-    def _candidate(self, stuck: bool) -> Entry | None:
-        self._enqueue(stuck)
+    def _candidate(self) -> Entry | None:
         trial = self._ask()
-        name = f"trial {trial.number}"
+        entry = Entry(trial.number, "candidate", f"trial {trial.number}", "invalid")
+        for path, (domain, _) in self.whole.items():
+            domain.suggest(trial, path)
         try:
             spec = self.space.decide(lambda path, domain: domain.suggest(trial, path))
-        except ConstraintBroken as error:
-            entry = Entry(trial.number, "candidate", name, "invalid", message=str(error))
-            entry.cause = error.constraint
-            trial.set_constraint(error.constraint, 1.0)
-            self.settle(entry, TrialState.PRUNED)
-            return None
         except SpecError as error:
-            entry = Entry(trial.number, "candidate", name, "invalid", message=str(error))
-            self.settle(entry, TrialState.PRUNED)
+            entry.message = str(error)
+            entry.cause = error.constraint if isinstance(error, ConstraintBroken) else None
+            self._limit(trial, {entry.cause: 1.0} if entry.cause else {})
+            self._reject(entry)
             return None
-        return self._screen(trial, "candidate", name, spec)
+        return self._screen(trial, "candidate", entry.name, spec)
 
-    def _enqueue(self, stuck: bool) -> None:
-        """Says what the next trial is where Optuna's sampler does not: priors, evolution.
+    def _limit(self, trial: optuna.Trial, over: dict[str, float]) -> None:
+        """Tells by how much a candidate is over limits; GP wants the same ones of every trial."""
+        file = self.space.file
+        names = [name for name, budget in file.budgets.items() if budget.max is not None]
+        names += [constraint.name for constraint in file.constraints]
+        for name in names if self.manner.whole else over:
+            trial.set_constraint(name, over.get(name, 0.0))
 
-        A population whose children bring nothing new says little of the rest of the space.
-        """
-        starting = len(self._candidates()) < STARTUP
-        evolves = self.space.file.search.sampler == "evolution"
-        with contextlib.suppress(SpecError):  # then the sampler draws, and hears of it
-            if evolves and not (starting or stuck) and (trained := self._trained()):
-                self.study.enqueue_trial(evolution.child(self.space, trained, self.rng))
-            elif evolves or (starting and self.space.has_prior):
-                draw = self.space.resolve(lambda _, domain: domain.draw(self.rng))
-                self.study.enqueue_trial(draw.decisions)
+    def _reject(self, entry: Entry) -> None:
+        """Settles what is not to be trained, in the form that the sampler hears."""
+        losses = [e.loss for e in self.ledger.having("trained") if e.loss is not None]
+        finished = self.manner.whole and losses
+        state = TrialState.COMPLETE if finished else TrialState.PRUNED
+        self.settle(entry, state, max(losses) if finished else None)
 
     def _trained(self) -> list[evolution.Individual]:
         """The candidates with a loss, in the order in which they were proposed."""
@@ -130,17 +156,17 @@ class Proposer:
         if twin is not None and kind == "candidate":
             entry.state, entry.duplicate_of, entry.loss = "duplicate", twin.number, twin.loss
             scored = twin.loss is not None
+            first = self.study.get_trials(deepcopy=False)[twin.number]
+            for limit, ratio in first.constraints.items():
+                trial.set_constraint(limit, ratio)
             self.settle(entry, TrialState.COMPLETE if scored else TrialState.PRUNED, twin.loss)
             return None
         found = self.space.file.budgets.screen(spec, self.space.file.ends, self.device)
-        entry.cost = found.costs
-        for budget, ratio in found.soft.items():
-            trial.set_constraint(budget, ratio)
-        if (excess := found.excess) is not None:
-            entry.state, entry.cause = "over_budget", excess.budget
-            entry.message = str(excess)
-            trial.set_constraint(excess.budget, excess.ratio)
-            self.settle(entry, TrialState.PRUNED)
+        entry.cost, excess = found.costs, found.excess
+        self._limit(trial, found.soft | ({excess.budget: excess.ratio} if excess else {}))
+        if excess is not None:
+            entry.state, entry.cause, entry.message = "over_budget", excess.budget, str(excess)
+            self._reject(entry)
             return None
         self.ledger.add(entry)
         trial.set_user_attr(ATTRIBUTE, asdict(entry))
@@ -150,14 +176,3 @@ class Proposer:
 def _excess(trial: optuna.trial.FrozenTrial) -> float:
     """By how much a candidate is over soft budgets, all together."""
     return sum(max(0.0, value) for value in trial.constraints.values())
-
-
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler by the name that a space gives it; what evolves tells it what to draw."""
-    if name in ("random", "evolution"):
-        return optuna.samplers.RandomSampler(seed)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    with warnings.catch_warnings():  # `group` models each branch of a conditional space jointly
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch import preflight
+from archsearch import preflight, samplers
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
@@ -136,6 +136,7 @@ class Driver:
     def preflight(self) -> None:
         """Finds what is wrong before anything is written."""
         preflight.require_device(self.device)
+        samplers.require(self.file.search.sampler)
         for task in self.file.tasks:
             task.prepare()
         preflight.require_same_space(self.folder, self.document())

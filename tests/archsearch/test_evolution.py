@@ -1,21 +1,16 @@
 """Children are legal, differ from their parents, and take what they can from them."""
 
-import itertools
 import math
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 
 from archsearch import evolution, load_space
-from archsearch.domains import Choice, Float, Int, Range, Value, parse
+from archsearch.domains import Float, Int, Range, Value, parse
 from archsearch.evolution import Individual, child, crossed, express, moved
-from archsearch.proposing import Proposer
-from archsearch.resolving import Draw
 from archsearch.space import Space
 
 FILES = sorted(Path(__file__).parents[2].glob("spaces/*.yaml"))
@@ -182,80 +177,3 @@ def test_ranks_put_what_keeps_its_soft_limits_first(branches: Space) -> None:
     over = Individual(over.genes, (0.1, 1.0))
     assert evolution._fittest([within, over], rng) is within
     assert evolution._fittest([over, within], rng) is within
-
-
-def score(draw: Draw) -> float:
-    """A loss with a term for every decision, wherever its kind of name stands, and every pair."""
-    total, chosen = 0.0, []
-    for path, value in draw.decisions.items():
-        domain, name = draw.domains[path], "/".join(path.split("/")[-2:])
-        if isinstance(domain, Choice):
-            chosen.append((name, value))
-            total += effect(name, value)
-        else:
-            total += 4 * (_share(domain, value) - random.Random(name).random()) ** 2
-    return total + sum(effect(*pair) for pair in itertools.combinations(chosen, 2)) / 2
-
-
-def effect(*key: object) -> float:
-    return random.Random(repr(key)).gauss(0, 1)
-
-
-def search(space: Space, sampler: str, seed: int, trials: int) -> Proposer:
-    """A study of so many candidates, each of which has at once the loss that `score` says."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    chosen = space.file.search.model_copy(update={"sampler": sampler})
-    space.file = space.file.model_copy(update={"search": chosen, "baselines": []})
-    proposer = Proposer(space, optuna.create_study(), seed=seed, trials=trials)
-    for entry in iter(proposer.next, None):
-        params = proposer.study.trials[entry.number].params
-        draw = space.resolve(lambda path, _, params=params: params[path])
-        entry.state, entry.loss = "trained", score(draw)
-        proposer.settle(entry, TrialState.COMPLETE, entry.loss)
-    return proposer
-
-
-def lowest(space: Space, evolves: bool, seed: int) -> float:
-    """The best of 40 candidates, all different, each with the loss that `score` says."""
-    rng, known, trained = random.Random(seed), set(), []
-    while len(trained) < 40:
-        if evolves and len(trained) >= 10:
-            genes = child(space, trained, rng)
-            draw = space.resolve(lambda path, _, genes=genes: genes[path])
-        else:
-            draw = space.resolve(lambda _, domain: domain.draw(rng))
-        if (key := repr(sorted(draw.decisions.items()))) not in known:
-            known.add(key)
-            trained.append(Individual(draw.decisions, (0.0, score(draw))))
-    return min(one.rank[1] for one in trained)
-
-
-def test_it_finds_more_than_chance() -> None:
-    space = load_space(next(path for path in FILES if path.stem == "fusion"))
-    found = [(lowest(space, True, seed), lowest(space, False, seed)) for seed in range(8)]
-    assert sum(evolved < drawn for evolved, drawn in found) >= 7, found
-
-
-def test_a_seed_gives_one_search_and_going_on_is_not_starting_again(branches: Space) -> None:
-    first, second = (search(branches, "evolution", 3, 14) for _ in range(2))
-    params = [trial.params for trial in first.study.trials]
-    assert params == [trial.params for trial in second.study.trials]
-    resumed = Proposer(branches, first.study, seed=3, trials=20)
-    fresh = Proposer(branches, optuna.create_study(), seed=3, trials=20)
-    assert resumed.rng.random() != fresh.rng.random()
-    entry = resumed.next()
-    assert entry is not None
-    assert entry.hash not in {e.hash for e in first.ledger.having("trained")}
-
-
-def test_it_ends_with_all_of_a_small_space(tmp_path: Path) -> None:
-    """A population that is all alike is no reason to say that nothing is left."""
-    path = tmp_path / "small.yaml"
-    path.write_text(
-        "archsearch: 1\nname: small\nmodel: {dim: 8, layers: 2, topology: {type: interleave,"
-        " major: {choice: [mamba, gru, attention, retention]}, minor: {choice: [mamba, gru, lstm,"
-        " rnn, hgrn]}}}\ntasks: [{type: in_context_recall}]\n"
-    )
-    proposer = search(load_space(path), "evolution", 0, 100)
-    assert proposer.exhausted
-    assert proposer.ledger.counts()["trained"] == 20
