@@ -21,8 +21,7 @@ KINDS = get_args(Kind)
 REFERENCES = ("transformer", "primer", "mamba", "retnet", "s4d")
 """By content and without a convolution, by content with one, selective, fading, the same always."""
 FOLDER = Path(__file__).parent / "tasks"
-CONV = {"type": "attention", "conv": 4}
-MIXERS = ["attention", CONV, "mamba", "retention", "s4d", "gated_delta_net", "linear_attention"]
+MIXERS = ["mamba", "retention", "s4d", "gated_delta_net", "linear_attention"]
 TRIALS, SEEDS = 20, 3
 
 
@@ -33,10 +32,18 @@ class Preset(Frozen):
     train: dict[str, Any]
     dim: Positive = 64
     layers: Annotated[Positive, Field(description="that have a channel mixer")] = 2
+    also: Annotated[list[str], Field(description="references that this task is for")] = []
+
+    @property
+    def references(self) -> list[str]:
+        """What is measured."""
+        return [*REFERENCES, *self.also]
 
     def key(self, name: str) -> str:
         """Of the settings: what was measured under another one says nothing of these."""
-        text = json.dumps([name, self.model_dump(), REFERENCES, SEEDS], sort_keys=True)
+        text = json.dumps(
+            [name, self.model_dump(exclude={"also"}), self.references, SEEDS], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -60,18 +67,20 @@ def preset(name: str, kind: Kind) -> Preset:
 def space(name: str, kind: Kind) -> dict[str, Any]:
     """A space of 20 candidates over the preset of a task, as a file says it."""
     at = preset(name, kind)
-    mixer = {"choice": MIXERS}
+    mixers = [*MIXERS, *at.also]  # a design of one mixer has its name
+    attention = {"attention": {"conv": {"choice": [0, 4]}}}
     return {
         "archsearch": 1,
         "name": f"{name}-{kind}",
+        "define": {"mixer": {"choose": attention | {mixer: {} for mixer in mixers}}},
         "model": {
             "dim": at.dim,
             "layers": at.layers,
-            "topology": {"type": "interleave", "major": mixer, "minor": mixer},
+            "topology": {"type": "interleave", "major": "$mixer", "minor": "$mixer"},
         },
         "tasks": [{"type": name, **at.task}],
         "train": at.train,
-        "baselines": [*REFERENCES],
+        "baselines": at.references,
         "search": {"trials": TRIALS},
     }
 
@@ -104,6 +113,7 @@ def separation(scores: dict[str, list[float]]) -> float:
 
 def table() -> str:
     """docs/presets.md: every preset with what was measured of it."""
+    columns = ["task", "preset", "settings", *REFERENCES, "also", "apart", "minutes", "measured"]
     lines = [
         "# Presets",
         "",
@@ -114,8 +124,8 @@ def table() -> str:
         f"deviation of {SEEDS} seeds. Apart: the best and the worst, in pooled standard deviations",
         f"of the seeds. Minutes: a study of {TRIALS} candidates as dear as these on two cores.",
         "",
-        f"| task | preset | settings | {' | '.join(REFERENCES)} | apart | minutes | measured |",
-        f"|---|---|---|{'---|' * len(REFERENCES)}---|---|---|",
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
     ]
     for name, kinds in sorted(presets().items()):
         lines += [_row(name, kind, at) for kind, at in kinds.items()]
@@ -127,10 +137,11 @@ def _row(name: str, kind: Kind, at: Preset) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in said.items())
     found = expected(name, kind)
     if found is None:
-        cells = [*("" for _ in REFERENCES), "", "", "not measured"]
+        cells = [*("" for _ in REFERENCES), ", ".join(at.also), "", "", "not measured"]
     else:
         scores = {ref: run["scores"] for ref, run in found["runs"].items()}
         cells = [spread(scores[ref]) for ref in REFERENCES]
+        cells += [", ".join(f"{ref} {spread(scores[ref])}" for ref in at.also)]
         cells += [f"{separation(scores):.1f}", f"{minutes(found):.1f}", found["where"]]
     return f"| {name} | {kind} | {settings} | {' | '.join(cells)} |"
 

@@ -16,7 +16,7 @@ import torch
 
 from archsearch.baselines import reference
 from archsearch.bench.run import machine
-from archsearch.presets import FOLDER, REFERENCES, SEEDS, Kind, expected, measured, preset, presets
+from archsearch.presets import FOLDER, SEEDS, Kind, expected, measured, preset, presets
 from archsearch.recipe import Training
 from archsearch.tasks import task
 from archsearch.workers import Done, Failed, Job, Pool
@@ -43,7 +43,9 @@ def _found(name: str, kind: Kind, device: str, workers: int) -> dict[str, Any]:
     at = preset(name, kind)
     asked = task(name, **at.task)
     asked.prepare()  # once, before workers ask for what is kept on disk
-    runs: dict[str, dict[str, list[float]]] = {r: {"scores": [], "seconds": []} for r in REFERENCES}
+    runs: dict[str, dict[str, list[float]]] = {
+        name: {"scores": [], "seconds": []} for name in at.references
+    }
     with tempfile.TemporaryDirectory() as folder, Pool(workers) as pool:
         jobs = [
             Job(
@@ -51,12 +53,12 @@ def _found(name: str, kind: Kind, device: str, workers: int) -> dict[str, Any]:
                 [asked.model_dump(mode="json")], Training(**at.train).model_dump(mode="json"),
                 seed, "val", device, str(Path(folder, ref)),
             )
-            for number, ref in enumerate(REFERENCES) for seed in range(SEEDS)
+            for number, ref in enumerate(at.references) for seed in range(SEEDS)
         ]  # fmt: skip
         for done in _finished(pool, jobs):
             run = done.run["tasks"][asked.name]
-            runs[REFERENCES[done.job.number]]["scores"].append(round(run["score"], 4))
-            runs[REFERENCES[done.job.number]]["seconds"].append(run["seconds"])
+            runs[at.references[done.job.number]]["scores"].append(round(run["score"], 4))
+            runs[at.references[done.job.number]]["seconds"].append(run["seconds"])
     where = machine(torch.device(device))["cpu" if device == "cpu" else "gpu"]
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {

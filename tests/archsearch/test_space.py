@@ -239,7 +239,7 @@ WRONG = [
     ("train: {steps: 5, rungs: [9]}\n", r"train: rungs \[9\] must rise and end by steps \(5\)"),
     (
         "search: {sampler: tpee}\n",
-        r"search.sampler: got 'tpee'; must be 'evolution', 'tpe', 'nsga2' or 'random'",
+        r"search.sampler: got 'tpee'; must be 'evolution', 'tpe', 'nsga2', 'gp', 'random' or 'exh",
     ),
     ("nam: 3\n", r"s.yaml:\d+:1: nam: unknown key 'nam'; did you mean 'name'\?"),
 ]
