@@ -61,6 +61,8 @@ def preset(name: str, kind: Kind) -> Preset:
     known = presets()
     if name not in known:
         raise UserError(f"task {name!r} has no preset; {nearest(name, [*known])}")
+    if kind not in known[name]:
+        raise UserError(f"task {name!r} has no preset {kind}; take {', '.join(known[name])}")
     return known[name][kind]
 
 

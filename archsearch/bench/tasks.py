@@ -26,7 +26,8 @@ def measure(
     only: list[str], kind: Kind, device: str, workers: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(task, what was found) of the presets named, or of all that were not measured yet."""
-    for name in only or [name for name in presets() if expected(name, kind) is None]:
+    left = [name for name, kinds in presets().items() if kind in kinds and not expected(name, kind)]
+    for name in only or left:
         yield name, _found(name, kind, device, workers)
 
 

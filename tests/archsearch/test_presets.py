@@ -88,6 +88,16 @@ def test_the_page_is_of_what_was_measured() -> None:
     assert page.read_text(encoding="utf-8") == presets.table()
 
 
+def test_a_task_without_data_of_its_own_has_one_preset(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = command("tasks", "images", "--preset", "cpu")
+    assert code == 2
+    assert "task 'images' has no preset cpu; take gpu" in err
+    monkeypatch.setattr(bench, "presets", lambda: {"images": presets.presets()["images"]})
+    assert [*bench.measure([], "cpu", "cpu", 1)] == []
+
+
 @pytest.mark.parametrize(
     "arguments", [("tasks", "mqar", "--preset", "tpu"), ("tasks", "--preset", "cpu")]
 )
