@@ -263,7 +263,8 @@ def _settled(
     """As _run, where only the state counts: a mixer whose state has a fixed size is not run.
 
     That is one whose state looks the same after a second token as after the first. Looks follow
-    from looks alone, so it looks the same after any number of tokens, one by one or at once.
+    from looks alone, so it looks the same after any number of tokens, and, as all blocks stream
+    (laws.py), after as many at once.
     """
     if kind.op == "mixer" and inputs[0].shape[1] > 1:
         batch, _, dim = inputs[0].shape

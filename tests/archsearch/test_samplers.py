@@ -135,6 +135,8 @@ def test_each_hears_of_a_rejection_in_its_form(name: Any, space: Space) -> None:
             finished = MANNERS[name].whole and losses
             assert trial.state == (TrialState.COMPLETE if finished else TrialState.PRUNED)
             assert trial.value == (max(losses) if finished else None)
+        if entry.duplicate_of is not None:
+            assert trial.constraints == proposer.study.trials[entry.duplicate_of].constraints
         losses += [entry.loss] if entry.state == "trained" and entry.loss is not None else []
         whole = MANNERS[name].whole and entry.kind == "candidate"
         assert not whole or {*trial.params} == {*proposer.whole}
