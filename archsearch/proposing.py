@@ -22,9 +22,6 @@ from archsearch.spec import ModelSpec
 
 PATIENCE = 200
 """Proposals in a row that may bring nothing new to train before a search ends."""
-STARTUP = 10
-"""Candidates drawn from the priors, uniform where a space has none, before a sampler that learns
-goes on alone."""
 
 
 class Proposer:
@@ -80,7 +77,7 @@ class Proposer:
 
     def _proposal(self) -> dict[str, Value] | None:
         """By the priors or by evolution, where Optuna's sampler is not to decide."""
-        starting = len(self._candidates()) < STARTUP
+        starting = len(self._candidates()) < samplers.STARTUP
         evolves = self.space.file.search.sampler == "evolution"
         if evolves and not starting and (trained := self._trained()):
             return evolution.child(self.space, trained, self.rng)
@@ -95,6 +92,8 @@ class Proposer:
     def settle(self, entry: Entry, state: TrialState, value: float | None = None) -> None:
         """Closes a trial: its entry and its state, in the ledger and in the storage."""
         trial = self.asked.pop(entry.number)
+        if entry.kind == "baseline" and self.manner.whole and state == TrialState.COMPLETE:
+            state, value = TrialState.PRUNED, None  # it decides nothing: finished, it hides all
         self.ledger.add(entry)
         trial.set_user_attr(ATTRIBUTE, asdict(entry))
         self.study.tell(trial, value, state=state)

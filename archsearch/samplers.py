@@ -21,6 +21,10 @@ from archsearch.domains import Choice, Domain, Value
 from archsearch.errors import SpecError, UserError
 from archsearch.space import Space
 
+STARTUP = 10
+"""Candidates drawn from the priors, uniform where a space has none, before a sampler that learns
+goes on alone; NSGA-II's population too, as its own 50 are more than most studies train."""
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -42,16 +46,17 @@ MANNERS: dict[Sampler, Manner] = {
     "exhaustive": Manner(RandomSampler),
     "random": Manner(RandomSampler),
     "tpe": Manner(_tpe),
-    "nsga2": Manner(lambda seed: NSGAIISampler(seed=seed), whole=True),
+    "nsga2": Manner(lambda seed: NSGAIISampler(population_size=STARTUP, seed=seed), whole=True),
     "gp": Manner(lambda seed: GPSampler(seed=seed), whole=True),
 }
 
 
 def require(name: Sampler) -> None:
     """UserError where a sampler needs what is not installed."""
-    if name == "gp" and find_spec("scipy") is None:
+    if name == "gp" and (find_spec("scipy") is None or find_spec("greenlet") is None):
         raise UserError(
-            "search.sampler: gp needs scipy; pip install scipy, or take another: evolution, tpe"
+            "search.sampler: gp needs scipy and greenlet; pip install 'archsearch[gp]', "
+            "or take another: evolution, tpe"
         )
 
 
