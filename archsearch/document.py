@@ -49,6 +49,9 @@ def _adapter(models: tuple[type[Task], ...]) -> pydantic.TypeAdapter:
 
 Sampler = Literal["evolution", "tpe", "nsga2", "gp", "random", "exhaustive"]
 
+HALVING: tuple[Sampler, ...] = ("evolution", "random", "exhaustive")
+"""Samplers that can do with candidates that wait behind a rung."""
+
 
 class Search(Frozen):
     """How candidates are proposed, and how many are trained."""
@@ -60,6 +63,10 @@ class Search(Frozen):
     trials: Positive = pydantic.Field(
         default=20, description="candidates trained, baselines not counted"
     )
+    eta: Annotated[
+        Annotated[int, pydantic.Field(ge=2)] | None,
+        told("successive halving: one in so many goes on behind each of train.rungs; null for all"),
+    ] = None
 
 
 class Final(Frozen):
@@ -125,6 +132,20 @@ class SpaceFile(Frozen):
         for task in info.data.get("tasks", []):
             lessons(train, task)
         return train
+
+    @pydantic.model_validator(mode="after")
+    def _rungs_to_halve_at(self) -> "SpaceFile":
+        if self.search.eta is not None and not self.train.rungs:
+            raise ValueError(
+                f"search.eta is {self.search.eta}, but there is no rung behind which candidates "
+                "could be left; add train.rungs, as [0.1, 0.3], or drop eta"
+            )
+        if self.search.eta is not None and self.search.sampler not in HALVING:
+            raise ValueError(
+                f"search.eta is {self.search.eta}, but {self.search.sampler} learns only of "
+                f"candidates that ended, and most wait; take {', '.join(HALVING)}, or drop eta"
+            )
+        return self
 
     @pydantic.field_validator("constraints")
     @classmethod

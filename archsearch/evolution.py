@@ -38,11 +38,12 @@ class Individual:
 
     Attributes:
         genes: what was decided.
-        rank: less is better: by how much it is over soft budgets, then its loss (Deb 2000).
+        rank: less is better: by how much it is over soft budgets, then how far it came, then its
+            loss (Deb 2000).
     """
 
     genes: Genes
-    rank: tuple[float, float]
+    rank: tuple[float, ...]
 
 
 def child(space: Space, trained: Sequence[Individual], rng: random.Random) -> dict[str, Value]:

@@ -7,12 +7,13 @@ trials/<n>/   spec.yaml, metrics.json (costs, every run, of a finalist its speed
 *.py          blocks of the user's own, as they were, beside every file that names them
 best/         the same of the best candidate
 record.json   versions, seeds, machine, every proposal counted          report.html
+status.json   how it stands, once a second while it runs
 """
 
 import fcntl
 import json
-import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,21 +21,22 @@ from typing import Any
 
 from archsearch import reading
 from archsearch.catalogue import block_files
+from archsearch.durable import write_atomic
 from archsearch.errors import UserError
 from archsearch.loading import load_spec
 from archsearch.plugins import BlockFile
 from archsearch.spec import ModelSpec
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text whole: to a neighbour, to disk, then renamed over the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _json(path: Path) -> Any:
+    """What a file of a study holds; UserError where it is not what was written."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, and of UTF-8
+        raise UserError(
+            f"{path}: damaged ({error}); put it back from a copy, or begin the study anew in "
+            "another folder with --out"
+        ) from None
 
 
 class StudyFolder:
@@ -45,6 +47,7 @@ class StudyFolder:
         self.space = self.path / "space.yaml"
         self.record = self.path / "record.json"
         self.report = self.path / "report.html"
+        self.status = self.path / "status.json"
         self.best = self.path / "best"
 
     @property
@@ -62,18 +65,42 @@ class StudyFolder:
         """Those of the trainings that were stopped, or are running."""
         return sorted(self.path.glob("trials/*/*.checkpoint"))
 
+    def clear(self) -> None:
+        """Removes what killed processes left half written."""
+        for path in [*self.path.glob(".*.partial"), *self.path.glob("trials/*/.*.partial")]:
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+    def drop_checkpoints(self, number: int) -> None:
+        """Of a trial that is not trained further."""
+        for path in self.trial(number).glob("*.checkpoint"):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the study for this process; UserError when another one has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            for wait in (0.1, 0.2, 0):  # who asks whether it is busy holds it for a moment
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(wait)
+            else:
                 raise UserError(
                     f"{self.path}: another process is running this study; wait for it or stop it"
-                ) from None
+                )
             yield
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is running this study."""
+        try:
+            with self.locked():
+                return False
+        except UserError:
+            return True
 
     def write_blocks(self, blocks: dict[str, BlockFile]) -> None:
         for name, file in blocks.items():
@@ -97,7 +124,7 @@ class StudyFolder:
 
     def read_trial(self, number: int) -> dict[str, Any] | None:
         path = self.trial(number) / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _json(path) if path.exists() else None
 
     def read_trials(self) -> list[dict[str, Any]]:
         """The metrics of every trial that ended, by number."""
@@ -114,10 +141,38 @@ class StudyFolder:
                 f"{self.path}: no study here (record.json is missing); run "
                 "`archsearch study SPACE.yaml` first, or name its folder"
             )
-        return json.loads(self.record.read_text(encoding="utf-8"))
+        return _json(self.record)
 
     def write_record(self, record: dict[str, Any]) -> None:
         write_atomic(self.record, json.dumps(record, indent=1))
+
+    def write_status(self, snapshot: dict[str, Any]) -> None:
+        write_atomic(self.status, json.dumps(snapshot, indent=1))
+
+    def read_status(self) -> dict[str, Any]:
+        """How the study stands: "state" is running, stopped or finished.
+
+        UserError if there is none here.
+        """
+        record = self.read_record()
+        ended = "finished" if record["finished"] else "stopped"
+        state = "running" if self.busy else ended
+        known = _json(self.status) if self.status.exists() else {}
+        counts = known.get("counts", record["counts"])
+        running = known.get("running", []) if state == "running" else []
+        return {
+            **known,
+            "name": record["name"],
+            "state": state,
+            "counts": counts,
+            "running": running,
+        }
+
+    @property
+    def best_number(self) -> int | None:
+        """Whose copy best/ is; None if there is none."""
+        path = self.best / "metrics.json"
+        return _json(path)["number"] if path.exists() else None
 
     def publish_best(self, number: int) -> None:
         """Copies a trial into best/, replacing what was there in one step."""

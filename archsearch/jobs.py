@@ -18,10 +18,12 @@ class Jobs:
         self.device, self.seed = device, seed
 
     def search(self, entry: Entry) -> Job:
-        """One training on the seed of the search."""
+        """One training on the seed of the search, up to the next rung where candidates wait."""
+        halves = self.file.search.eta is not None and entry.kind == "candidate"
         return Job(
             **self._common(entry, self.seed, "val"),
-            training=self.file.train.model_dump(mode="json"),
+            training=self.file.train.model_dump(mode="json") | self._alive(entry),
+            pause=len(entry.rungs) if halves else None,
             budgets=self.file.budgets.model_dump(mode="json"),
             weights=str(self.folder.weights(entry.number)),
         )
@@ -55,6 +57,12 @@ class Jobs:
         entries = ledger.ranking()[: self.file.final.top]
         entries += ledger.having("trained", kind="baseline")
         return [(e, t) for e in entries if (t := self.folder.read_trial(e.number)) is not None]
+
+    def _alive(self, entry: Entry) -> dict[str, Any]:
+        """The rates of a candidate that waits, without those at which it diverged."""
+        waiting = (self.folder.read_trial(entry.number) or {}).get("waiting")
+        rates = waiting["losses_by_lr"] if waiting else []
+        return {"lr": [lr for lr, loss in rates if loss is not None]} if rates else {}
 
     def _chosen(self, run: dict[str, Any]) -> dict[str, Any]:
         """The recipe at the rate that the search chose, not to be chosen again on the test."""

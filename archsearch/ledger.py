@@ -17,10 +17,18 @@ from typing import Any, Literal
 import torch
 from optuna.trial import FrozenTrial
 
+from archsearch.workers import SPENT
+
 State = Literal[
-    "training", "trained", "failed", "over_budget", "duplicate", "invalid", "interrupted"
-]
+    "training", "paused", "trained", "pruned", "failed",
+    "over_budget", "duplicate", "invalid", "interrupted",
+]  # fmt: skip
+STARTED: tuple[State, ...] = ("training", "paused", "trained", "pruned", "failed")
+"""What was let through to training."""
 Kind = Literal["baseline", "candidate"]
+COUNTED: tuple[State, ...] = (
+    "trained", "pruned", "failed", "over_budget", "duplicate", "invalid",
+)  # fmt: skip
 ATTRIBUTE = "archsearch"
 """The user attribute under which an entry stands in Optuna's storage."""
 
@@ -38,6 +46,15 @@ class Entry:
     spec: dict[str, Any] | None = None
     cost: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
+    """On val, at the end or at the last of `rungs`."""
+    rungs: list[float] = field(default_factory=list)
+    """The loss at each rung behind which it was decided whether it goes on."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds, tokens and FLOPs of its training in the search, as far as it came."""
+    excess: float = 0.0
+    """By how much it is over soft budgets, all together, in shares of them."""
+    deaths: int = 0
+    """How often a worker that trained it died, after which it was begun again."""
     cause: str | None = None
     """Of a failure: diverged, out_of_memory, died or error. Of a rejection: the budget."""
     message: str | None = None
@@ -71,8 +88,7 @@ class Ledger:
 
     def first_with(self, digest: str) -> Entry | None:
         """The entry that stands for an architecture: the first that was let through to training."""
-        taken = self.having("training", "trained", "failed")
-        return next((e for e in taken if e.hash == digest), None)
+        return next((e for e in self.having(*STARTED) if e.hash == digest), None)
 
     def ranking(self) -> list[Entry]:
         """Trained candidates, lowest loss first."""
@@ -84,12 +100,17 @@ class Ledger:
         states = Counter(e.state for e in self.entries.values())
         budgets = Counter(e.cause for e in self.having("over_budget"))
         causes = Counter(e.cause for e in self.having("failed"))
+        taken = self.having(*STARTED)
+        rungs = Counter(len(e.rungs) for e in self.having("pruned"))
         return {
             "proposed": len(self.entries),
-            **{s: states[s] for s in ("trained", "failed", "over_budget", "duplicate", "invalid")},
-            "unfinished": states["training"] + states["interrupted"],
+            **{s: states[s] for s in COUNTED},
+            "unfinished": sum(states[s] for s in ("training", "paused", "interrupted")),
+            "pruned_by": {f"rung {n}": k for n, k in sorted(rungs.items())},
             "over_budget_by": dict(budgets),
             "failed_by": dict(causes),
+            "deaths": sum(e.deaths for e in taken),
+            "spent": {key: sum(e.spent.get(key, 0) for e in taken) for key in SPENT},
         }
 
 

@@ -1,5 +1,6 @@
 """What can be known to be wrong before a study writes anything or trains anyone."""
 
+import pickle
 import random
 from collections import Counter
 from typing import Any
@@ -74,7 +75,8 @@ def require_same_sources(folder: StudyFolder) -> None:
     """UserError when a block or kernel of ours is not what a trial was trained with."""
     trials: dict[str, set[int]] = {}
     for trial in folder.read_trials():
-        for run in trial["runs"]:
+        waiting = [trial["waiting"]] if "waiting" in trial else []
+        for run in [*trial["runs"], *waiting]:
             for name in changed_sources(run.get("sources", {})):
                 trials.setdefault(name, set()).add(trial["number"])
     if trials:
@@ -93,6 +95,11 @@ def require_same_checkpoints(folder: StudyFolder) -> None:
             saved = torch.load(path, "cpu", weights_only=True, mmap=True)
         except FileNotFoundError:  # of a study that is running, which is found out next
             continue
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{path}: damaged ({str(error).splitlines()[0]}); delete it: its trial is then "
+                "trained from the beginning, to the same weights"
+            ) from None
         if changed := changed_sources(saved.get("sources", {})):
             raise UserError(
                 f"{path}: saved half way with another version of {', '.join(changed)}; a training "

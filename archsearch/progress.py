@@ -1,15 +1,19 @@
 """A study while it runs: a live table on a terminal, a line per result elsewhere."""
 
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from archsearch.folder import StudyFolder
 from archsearch.ledger import Entry
-from archsearch.search import Status
+from archsearch.status import Status
 
 
 @contextmanager
@@ -24,25 +28,30 @@ def watching() -> Iterator[Callable[[Status], None]]:
 
         def watch(status: Status) -> None:
             lines(status)
-            live.update(render(status))
+            live.update(render(status.snapshot()))
 
         yield watch
 
 
 class _Lines:
-    """Prints each entry once, when its search run is over."""
+    """Prints each entry once, when its search run is over, and at each rung where it waits."""
 
     def __init__(self) -> None:
-        self.told: set[int] | None = None
+        self.told: set[tuple[int, int, str]] | None = None
 
     def __call__(self, status: Status) -> None:
-        over = status.ledger.having("trained", "failed")
+        over = {
+            (entry.number, len(entry.rungs), entry.state): entry
+            for entry in status.ledger.having("trained", "failed", "paused")
+        }
         if self.told is None:  # what an earlier process finished is no news
-            self.told = {entry.number for entry in over}
-        for entry in over:
-            if entry.number not in self.told:
-                self.told.add(entry.number)
-                print(tell(entry), file=sys.stderr, flush=True)
+            self.told = {*over}
+        for entry in status.ledger.having("training"):
+            if entry.deaths:
+                over[entry.number, entry.deaths, "died"] = entry
+        for key in sorted(over.keys() - self.told):
+            self.told.add(key)
+            print(tell(over[key]), file=sys.stderr, flush=True)
 
 
 def tell(entry: Entry) -> str:
@@ -50,29 +59,50 @@ def tell(entry: Entry) -> str:
     if entry.state == "failed":
         last = (entry.message or "").strip().splitlines()[-1:]
         return f"{entry.name:<12} failed: {entry.cause}  {' '.join(last)}"
-    return f"{entry.name:<12} loss {entry.loss:.3f}  {entry.summary}"
+    if entry.state == "training":
+        return f"{entry.name:<12} its worker died; it is trained on"
+    where = f" at rung {len(entry.rungs)}" if entry.state == "paused" else ""
+    return f"{entry.name:<12} loss {entry.loss:.3f}{where}  {entry.summary}"
 
 
-def render(status: Status) -> Group:
-    """The live view: who trains what, the best so far, the ledger, the time left."""
+def follow(folder: StudyFolder, *, plain: bool) -> None:
+    """Shows how a study stands, again each second until nothing runs it; `plain` as JSON lines."""
+    console = Console()
+    with Live(console=console, auto_refresh=False, transient=not plain) as live:
+        while (snapshot := folder.read_status())["state"] == "running":
+            if plain:
+                print(json.dumps(snapshot), flush=True)
+            else:
+                live.update(render(snapshot), refresh=True)
+            time.sleep(1)
+    print(json.dumps(snapshot)) if plain else console.print(render(snapshot))
+
+
+def render(snapshot: dict[str, Any]) -> Group:
+    """How a study stands: who trains what, the best so far, the ledger, the time left."""
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "seed", "task", "step", "loss", "architecture"):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for (number, seed), word in status.running.items():
-        entry = status.ledger.entries[number]
-        told = word and (word.task, f"{word.step:,}", f"{word.loss:.3f}")
-        at = told or ("measured" if status.phase == "speed" else "starting", "", "")
-        table.add_row(entry.name, str(seed), *at, entry.summary or "")
-    counts = status.ledger.counts()
-    best = next(iter(status.ledger.ranking()), None)
+    phase = snapshot.get("phase", "search")
+    for run in snapshot["running"]:
+        at = ("measured" if phase == "speed" else "starting", "", "")
+        if run["task"] is not None:
+            at = (run["task"], f"{run['step']:,}", f"{run['loss']:.3f}")
+        table.add_row(run["name"], str(run["seed"]), *at, run["summary"] or "")
+    counts: dict[str, Any] = snapshot["counts"]
+    best, seconds = snapshot.get("best"), snapshot.get("seconds_left")
+    told = best and f"{best['name']:<12} loss {best['loss']:.3f}  {best['summary']}"
     over = ", ".join(f"{name} {n}" for name, n in counts["over_budget_by"].items()) or "none"
-    left = "" if status.seconds_left is None else f"  about {_time(status.seconds_left)} left"
+    left = "" if seconds is None or not snapshot["running"] else f"  about {_time(seconds)} left"
+    state = snapshot.get("state", "running")
+    where = phase if state == "running" else state
     return Group(
-        f"{status.phase}  {status.jobs_done}/{status.jobs} runs{left}",
-        f"best  {tell(best)}" if best else "best  none yet",
-        f"proposed {counts['proposed']}  trained {counts['trained']}  failed {counts['failed']}  "
-        f"duplicate {counts['duplicate']}  invalid {counts['invalid']}  over budget: {over}",
-        table,
+        f"{where}  {snapshot.get('runs_done', 0)}/{snapshot.get('runs', '?')} runs{left}",
+        f"best  {told or 'none yet'}",
+        f"proposed {counts['proposed']}  trained {counts['trained']}  pruned {counts['pruned']}  "
+        f"failed {counts['failed']}  duplicate {counts['duplicate']}  "
+        f"invalid {counts['invalid']}  over budget: {over}",
+        table if snapshot["running"] else "",
     )
 
 

@@ -13,10 +13,10 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
-from archsearch import covering, evolution, samplers
+from archsearch import covering, evolution, halving, samplers
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
-from archsearch.ledger import ATTRIBUTE, Entry, Kind, Ledger
+from archsearch.ledger import ATTRIBUTE, STARTED, Entry, Kind, Ledger
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 
@@ -42,31 +42,50 @@ class Proposer:
         # A trial is opened again by its id, for which Optuna has no public name.
         running = [t for t in past if t.state == TrialState.RUNNING]
         self.asked = {t.number: optuna.Trial(study, t._trial_id) for t in running}
-        for number in self.asked.keys() - self.ledger.entries.keys():  # killed while being drawn
+        for _ in [t for t in past if t.state == TrialState.WAITING]:  # killed before it was drawn
+            self._ask()
+        for number in sorted(self.asked.keys() - self.ledger.entries.keys()):  # or while it was
             entry = Entry(number, "candidate", f"trial {number}", "interrupted")
             self.settle(entry, TrialState.FAIL)
 
     def next(self) -> Entry | None:
-        """The next architecture to train; None when there is none left."""
+        """The next architecture to train, or to train further; None when none is ready."""
         known = {e.name for e in self.ledger.entries.values() if e.kind == "baseline"}
         for name in self.space.file.baselines:
             if name not in known and (entry := self._baseline(name)) is not None:
                 return entry
-        if len(self._candidates()) >= self.trials:
-            return None
+        if (entry := self._promoted()) is not None:
+            return entry
+        if self.exhausted or len(self._candidates()) >= self.trials:
+            return self._promoted(last=True)
         for decisions in self._proposals():
             if decisions is not None:
                 self.study.enqueue_trial(decisions)
             if (entry := self._candidate()) is not None:
                 return entry
         self.exhausted = True
-        return None
+        return self._promoted(last=True)
+
+    def _promoted(self, *, last: bool = False) -> Entry | None:
+        """A candidate that waited behind a rung and goes on; `last` when no other will come."""
+        if (eta := self.space.file.search.eta) is None:
+            return None
+        entries = self._candidates()
+        least = self.space.file.final.top
+        entry = halving.last(entries, eta, least) if last else halving.promotable(entries, eta)
+        if entry is not None:
+            entry.state = "training"
+            self.keep(entry)
+        return entry
 
     def _proposals(self) -> Iterator[dict[str, Value] | None]:
         """What to propose one after the other; None leaves it to Optuna's sampler."""
         if self.space.file.search.sampler == "exhaustive":
-            trials = self.study.get_trials(deepcopy=False)
-            past = {samplers.identity(trial.params) for trial in trials}
+            trials, cut_short = (
+                self.study.get_trials(deepcopy=False),
+                self.ledger.numbers("interrupted"),
+            )
+            past = {samplers.identity(t.params) for t in trials if t.number not in cut_short}
             yield from (d for d in samplers.every(self.space) if samplers.identity(d) not in past)
             return
         for _ in range(PATIENCE):
@@ -87,7 +106,12 @@ class Proposer:
 
     def _candidates(self) -> list[Entry]:
         """What was let through to training."""
-        return self.ledger.having("training", "trained", "failed", kind="candidate")
+        return self.ledger.having(*STARTED, kind="candidate")
+
+    def keep(self, entry: Entry) -> None:
+        """Writes an entry down whose trial stays open."""
+        self.ledger.add(entry)
+        self.asked[entry.number].set_user_attr(ATTRIBUTE, asdict(entry))
 
     def settle(self, entry: Entry, state: TrialState, value: float | None = None) -> None:
         """Closes a trial: its entry and its state, in the ledger and in the storage."""
@@ -138,13 +162,17 @@ class Proposer:
         self.settle(entry, state, max(losses) if finished else None)
 
     def _trained(self) -> list[evolution.Individual]:
-        """The candidates with a loss, in the order in which they were proposed."""
+        """The candidates with a loss, in the order in which they were proposed.
+
+        Who came further is better: a rung is left by its best.
+        """
         trials = self.study.get_trials(deepcopy=False)
-        entries = self.ledger.having("trained", kind="candidate")
         return [
-            evolution.Individual(trials[e.number].params, (_excess(trials[e.number]), e.loss))
-            for e in sorted(entries, key=lambda e: e.number)
-            if e.loss is not None
+            evolution.Individual(
+                trials[e.number].params, (e.excess, e.state != "trained", -len(e.rungs), e.loss)
+            )
+            for e in sorted(self._candidates(), key=lambda e: e.number)
+            if e.loss is not None  # at a rung, or at the end
         ]
 
     def _screen(self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec) -> Entry | None:
@@ -154,11 +182,12 @@ class Proposer:
         twin = self.ledger.first_with(spec.hash())
         if twin is not None and kind == "candidate":
             entry.state, entry.duplicate_of, entry.loss = "duplicate", twin.number, twin.loss
-            scored = twin.loss is not None
+            scored = twin.state == "trained"
             first = self.study.get_trials(deepcopy=False)[twin.number]
             for limit, ratio in first.constraints.items():
                 trial.set_constraint(limit, ratio)
-            self.settle(entry, TrialState.COMPLETE if scored else TrialState.PRUNED, twin.loss)
+            state = TrialState.COMPLETE if scored else TrialState.PRUNED
+            self.settle(entry, state, twin.loss if scored else None)
             return None
         found = self.space.file.budgets.screen(spec, self.space.file.ends, self.device)
         entry.cost, excess = found.costs, found.excess
@@ -167,11 +196,6 @@ class Proposer:
             entry.state, entry.cause, entry.message = "over_budget", excess.budget, str(excess)
             self._reject(entry)
             return None
-        self.ledger.add(entry)
-        trial.set_user_attr(ATTRIBUTE, asdict(entry))
+        entry.excess = sum(max(0.0, ratio) for ratio in found.soft.values())
+        self.keep(entry)
         return entry
-
-
-def _excess(trial: optuna.trial.FrozenTrial) -> float:
-    """By how much a candidate is over soft budgets, all together."""
-    return sum(max(0.0, value) for value in trial.constraints.values())

@@ -8,10 +8,13 @@ This process is the only writer. Whatever is killed at whatever moment, the same
 jobs without a result run again under their own number, and nothing finished is lost.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +26,18 @@ from archsearch import preflight, samplers
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
-from archsearch.ledger import Entry, Ledger, environment
+from archsearch.ledger import Entry, environment
 from archsearch.proposing import Proposer
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.speed import SpeedJob
-from archsearch.workers import Done, Failed, Job, Message, Pool, Progress
+from archsearch.status import Status, Watch
+from archsearch.workers import SPENT, Done, Failed, Job, Message, Pool, Progress
 
+ATTEMPTS = 3
+"""How often a job is begun whose worker dies: what kills it may be the job itself."""
 MAX_WORKERS = 8
 """Default limit; a worker holds about 400 MB."""
-
-
-@dataclass
-class Status:
-    """A snapshot for whoever watches a study."""
-
-    ledger: Ledger
-    running: dict[tuple[int, int], Progress | None]
-    """(trial, seed) -> the latest word from its worker."""
-    phase: str
-    jobs: int
-    jobs_done: int
-    seconds_left: float | None
 
 
 @dataclass
@@ -58,9 +51,6 @@ class Result:
     counts: dict[str, Any]
     exhausted: bool
     """True when the space had nothing new left within the budgets."""
-
-
-Watch = Callable[[Status], None]
 
 
 def study(
@@ -130,8 +120,9 @@ class Driver:
         self.trials = trials or self.file.search.trials
         self.jobs = Jobs(space, folder, device, self.seed)
         self.running: dict[tuple[int, int], Progress | None] = {}
-        self.seconds: list[float] = []  # of the jobs finished here, for the time left
-        self.jobs_done = 0
+        self.seconds, self.jobs_done, self.begun = 0.0, 0, 0  # begun by others: no news of time
+        self.told = -math.inf
+        self.again: list[Job] = []  # whose worker died
 
     def preflight(self) -> None:
         """Finds what is wrong before anything is written."""
@@ -155,6 +146,7 @@ class Driver:
     def open(self, storage: str | None) -> None:
         """Creates or loads the storage, and takes up what an earlier process left unfinished."""
         stored = open_storage(storage or self.folder.storage, self.space.name)
+        self.folder.clear()
         self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
         self.proposer = Proposer(
@@ -162,8 +154,10 @@ class Driver:
         )
         self.ledger = self.proposer.ledger
         for entry in self.ledger.having("training"):
-            if (trial := self.folder.read_trial(entry.number)) is not None:
+            trial = self.folder.read_trial(entry.number)
+            if trial is not None and (trial["state"], trial["rungs"]) != ("paused", entry.rungs):
                 self.close(entry, trial)  # the result was written, the storage not yet told
+        self.publish()
         self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
         if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
@@ -172,7 +166,8 @@ class Driver:
                 f"{sorted(missing)} that {self.folder.path} has not; name the folder it was run in"
                 " with --out, or another storage"
             )
-        self.jobs_done = sum(len(t["runs"]) + len(t["failures"]) for t in trials)
+        ended = [len(t["runs"]) + len(t["failures"]) + ("waiting" in t) for t in trials]
+        self.jobs_done = self.begun = sum(ended)
         self.environment = environment(self.device)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         past = self.folder.read_record() if self.folder.record.exists() else {"started": now}
@@ -184,33 +179,51 @@ class Driver:
     def run(self, workers: int, watch: Watch) -> Result:
         """Keeps the workers busy until nothing is left to do."""
         with Pool(workers) as pool:
-            self._drain(pool, "search", self.search_jobs(), watch)
-            self._drain(pool, "final", self.jobs.final(self.ledger), watch)
+            self._drain(pool, "search", self.next_job, watch)
+            self.prune()
+            self._drain(pool, "final", partial(next, self.jobs.final(self.ledger), None), watch)
         with Pool(1) as alone:  # the workers are gone: a time is of what has the machine for itself
-            self._drain(alone, "speed", self.jobs.speed(self.ledger), watch)
+            self._drain(alone, "speed", partial(next, self.jobs.speed(self.ledger), None), watch)
         self.write_record(finished=datetime.now(UTC))
+        self.tell(watch, "finished", workers)
         best = next(iter(self.ledger.ranking()), None)
         spec = ModelSpec.model_validate(best.spec) if best else None
         return Result(self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted)
 
-    def search_jobs(self) -> Iterator[Job]:
-        """The jobs of the search, each proposed only when it is asked for."""
-        yield from self.left_over
-        while (entry := self.proposer.next()) is not None:
-            yield self.jobs.search(entry)
+    def next_job(self) -> Job | None:
+        """Of the search: what was left over, then what is proposed only when it is asked for."""
+        if self.left_over:
+            return self.left_over.pop(0)
+        entry = self.proposer.next()
+        return None if entry is None else self.jobs.search(entry)
 
-    def _drain(self, pool: Pool, phase: str, jobs: Iterator[Job], watch: Watch) -> None:
-        """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out."""
-        ahead = next(jobs, None)
+    def prune(self) -> None:
+        """Ends the search for candidates that still wait: they go no further."""
+        for entry in self.ledger.having("paused"):
+            trial = self.folder.read_trial(entry.number) or self._new_trial(entry)
+            trial["state"] = entry.state = "pruned"
+            self.folder.write_trial(entry.number, ModelSpec.model_validate(entry.spec), trial)
+            self.proposer.settle(entry, TrialState.PRUNED)
+            self.folder.drop_checkpoints(entry.number)
+
+    def _drain(self, pool: Pool, phase: str, take: Callable[[], Job | None], watch: Watch) -> None:
+        """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out.
+
+        What a dead worker had comes first.
+        """
+        ahead = take()
         while ahead is not None or pool.running:
             while ahead is not None and pool.has_room:
                 pool.submit(ahead)
                 self.running[ahead.number, ahead.seed] = None
-                watch(self.status(phase, pool.size))
-                ahead = next(jobs, None)
+                self.tell(watch, phase, pool.size)
+                ahead = take()
             for message in pool.messages(0.5):
                 self.hear(message)
-            watch(self.status(phase, pool.size))
+            self.tell(watch, phase, pool.size)
+            while self.again:
+                pool.submit(self.again.pop())  # there is room: its worker is gone
+            ahead = ahead or take()  # who waits may go on by what was heard
 
     def hear(self, message: Message) -> None:
         """Writes down what a worker said: the folder first, then the storage."""
@@ -220,38 +233,74 @@ class Driver:
             return
         del self.running[job.number, job.seed]
         entry = self.ledger.entries[job.number]
+        if self._begins_again(entry, message):
+            return
         trial = self.folder.read_trial(job.number) or self._new_trial(entry)
         if isinstance(job, SpeedJob):
             failed = isinstance(message, Failed)
             trial["speed"] = {"left_out": message.message} if failed else message.run
             self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
             return
-        self.jobs_done += 1
+        self.jobs_done += not job.pause  # further ones of a candidate are of the same
+        waited = trial.pop("waiting", None)
         if isinstance(message, Done):
-            self.seconds.append(message.run["seconds"])
-            trial["runs"].append(message.run)
-            news = {"state": "trained", "loss": message.run["loss"]}
+            self.seconds += message.run["seconds"] - (waited["seconds"] if waited else 0)
+            news = self._news(entry, trial, message.run)
         else:
-            news = {"state": "failed", "cause": message.cause, "message": message.message}
-            trial["failures"].append({"seed": job.seed, "split": job.split, **news})
+            why = {"state": "failed", "cause": message.cause, "message": message.message}
+            trial["failures"].append({"seed": job.seed, "split": job.split, **why})
+            news = why | {"loss": None}
+        trial["deaths"] = entry.deaths
         if job.split == "val":
             trial |= news
-            if isinstance(message, Done):
-                over = self.file.budgets.breaches(message.run["measured"])
+            if news["state"] == "trained":
+                over = self.file.budgets.breaches(trial["runs"][-1]["measured"])
                 trial["breaches"] = [asdict(excess) for excess in over]
         self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
         if job.split == "val":
             self.close(entry, trial)
         self.write_record()
 
+    def _begins_again(self, entry: Entry, message: Message) -> bool:
+        """Whether a worker died over a training that may be begun once more; if so, it is."""
+        job = message.job
+        died = isinstance(message, Failed) and message.cause == "died"
+        if not died or isinstance(job, SpeedJob) or job.attempt + 1 >= ATTEMPTS:
+            return False
+        entry.deaths += 1
+        if job.split == "val":
+            self.proposer.keep(entry)
+        self.running[job.number, job.seed] = None
+        self.again.append(replace(job, attempt=job.attempt + 1))
+        return True
+
+    @staticmethod
+    def _news(entry: Entry, trial: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+        """What a run means for its trial, where it is put: as done, or as what is to go on."""
+        news = {"loss": run["loss"], "spent": {key: run[key] for key in SPENT}}
+        if not run.pop("paused", False):
+            trial["runs"].append(run)
+            return news | {"state": "trained"}
+        trial["waiting"] = run
+        return news | {"state": "paused", "rungs": [*entry.rungs, run["loss"]]}
+
     def close(self, entry: Entry, trial: dict[str, Any]) -> None:
         """Ends a trial of the search as its metrics say, and moves best/ to it if it leads."""
-        for key in ("state", "loss", "cause", "message"):
+        for key in ("state", "loss", "cause", "message", "rungs", "spent"):
             setattr(entry, key, trial[key])
+        if entry.state == "paused":
+            self.proposer.keep(entry)
+            return
         state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
         self.proposer.settle(entry, state, entry.loss)
         if self.ledger.ranking()[:1] == [entry]:
-            self.folder.publish_best(entry.number)
+            self.publish()
+
+    def publish(self) -> None:
+        """Makes best/ the leader, if it is not."""
+        leader = next(iter(self.ledger.ranking()), None)
+        if leader is not None and self.folder.best_number != leader.number:
+            self.folder.publish_best(leader.number)
 
     @staticmethod
     def _new_trial(entry: Entry) -> dict[str, Any]:
@@ -260,7 +309,7 @@ class Driver:
 
     def write_record(self, finished: datetime | None = None) -> None:
         """record.json: what ran where, and every proposal counted."""
-        unseen = ("over_budget", "duplicate", "invalid", "failed", "interrupted")
+        unseen = ("pruned", "over_budget", "duplicate", "invalid", "failed", "interrupted")
         self.folder.write_record(
             {
                 "name": self.space.name,
@@ -286,10 +335,19 @@ class Driver:
             }
         )
 
+    def tell(self, watch: Watch, phase: str, workers: int) -> None:
+        """Says how it stands to who watches here, and once a second to who reads the folder."""
+        status, now = self.status(phase, workers), time.monotonic()
+        if now - self.told >= 1 or phase == "finished":
+            self.folder.write_status(status.snapshot())
+            self.told = now
+        watch(status)
+
     def status(self, phase: str, workers: int) -> Status:
         finals = (self.file.final.top + len(self.file.baselines)) * self.file.final.seeds
         jobs = self.trials + len(self.file.baselines) + finals
         left = jobs - self.jobs_done
-        mean = sum(self.seconds) / len(self.seconds) if self.seconds else None
+        here = self.jobs_done - self.begun
+        mean = self.seconds / here if here else None
         seconds_left = None if mean is None else mean * max(0, left) / workers
         return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)

@@ -6,7 +6,6 @@ that was stopped goes on from its checkpoint to the same weights, bit for bit.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
 from archsearch.curriculum import lesson_at, lessons, steps_within
+from archsearch.durable import replacing
 from archsearch.errors import UserError
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
@@ -40,9 +40,11 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training one architecture on one task gave.
+    """What training one architecture on one task gave, and what it took.
 
-    `curve` holds (step, training loss), `rungs` (step, validation loss), in the task's unit.
+    `curve` holds (step, training loss), `rungs` (step, validation loss), in the task's unit. Of a
+    training that paused, evaluation and score are those at its last rung. `read` counts the batches
+    of each shape (B, T).
     """
 
     evaluation: Evaluation
@@ -50,7 +52,19 @@ class Outcome:
     curve: list[tuple[int, float]]
     rungs: list[tuple[int, float]]
     seconds: float
+    read: dict[tuple[int, int], int]
     model: Model
+    paused: bool
+
+    @property
+    def tokens(self) -> int:
+        """The positions read."""
+        return sum(b * t * n for (b, t), n in self.read.items())
+
+    def flops(self, spec: ModelSpec, task: Task) -> int:
+        """Of the steps of training, without evaluations."""
+        counts = Counts(spec, task.ends)
+        return sum(counts.train(*shape).flops * n for shape, n in self.read.items())
 
 
 Report = Callable[[int, float], None]
@@ -68,6 +82,7 @@ def train(
     device: str = "cpu",
     report: Report = lambda step, loss: None,
     checkpoint: Path | None = None,
+    pause: int | None = None,
 ) -> Outcome:
     """Trains a spec on a task and evaluates it on `split`.
 
@@ -81,20 +96,24 @@ def train(
         device: where.
         report: hears of the loss.
         checkpoint: a file to save to each minute and to go on from, if it is there.
+        pause: the rung, from 0 on, behind which it stops and leaves a checkpoint.
 
     Raises:
         Diverged: the loss, or a gradient, is not finite.
         UserError: the checkpoint is of other versions of the blocks or kernels.
     """
-    started = time.monotonic()
     with _seeded(seed, device):
         run = Run(spec, task, training, training.rates[0] if lr is None else lr, seed, device)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
-        with _spent(checkpoint):
-            evaluation = run.finish(split, report, checkpoint)
-    seconds = run.before + time.monotonic() - started
-    return Outcome(evaluation, task.score(evaluation), run.curve, run.rungs, seconds, run.model)
+        with _spoiled(checkpoint):
+            evaluation = run.finish(split, report, checkpoint, pause)
+        if checkpoint is not None and run.done >= 1:
+            checkpoint.unlink(missing_ok=True)
+    seconds = run.before + time.monotonic() - run.saved
+    score = task.score(evaluation)
+    paused = run.done < 1
+    return Outcome(evaluation, score, run.curve, run.rungs, seconds, run.read, run.model, paused)
 
 
 def steps_of(training: Training, spec: ModelSpec, task: Task) -> int | None:
@@ -115,14 +134,15 @@ def steps_of(training: Training, spec: ModelSpec, task: Task) -> int | None:
 class Run:
     """A training in progress: all that decides how it goes on.
 
-    `elapsed` are seconds within steps, `before` those of earlier processes in all, `warm` the share
-    of training that was behind it when the warm-up ended, `sources` the versions of its blocks and
-    kernels.
+    `elapsed` are seconds within steps, `before` all those until `saved`, the moment of the latest
+    checkpoint or of the beginning, `warm` the share of training that was behind it when the warm-up
+    ended, `sources` the versions of its blocks and kernels.
     """
 
     def __init__(
         self, spec: ModelSpec, task: Task, training: Training, lr: float, seed: int, device: str
     ) -> None:
+        self.saved = time.monotonic()
         self.task, self.training, self.device = task, training, device
         self.lessons = lessons(training, task)
         self.steps, self.sources = steps_of(training, spec, task), source_versions(spec)
@@ -133,7 +153,7 @@ class Run:
         self.step, self.elapsed, self.warm, self.before = 0, 0.0, 0.0, 0.0
         self.curve: list[tuple[int, float]] = []
         self.rungs: list[tuple[int, float]] = []
-        self.saved = time.monotonic()
+        self.read: dict[tuple[int, int], int] = {}
 
     @property
     def done(self) -> float:
@@ -151,18 +171,30 @@ class Run:
             return self.lessons[lesson_at(self.step, self.steps, count)]
         return self.lessons[int(self.done * count)]
 
-    def finish(self, split: Split, report: Report, checkpoint: Path | None) -> Evaluation:
-        """All steps that are left, and the evaluation."""
+    def finish(
+        self, split: Split, report: Report, checkpoint: Path | None, pause: int | None
+    ) -> Evaluation:
+        """The steps up to a pause, or all that are left, and the evaluation there."""
+        measured = None
         while self.done < 1:
+            if pause is not None and len(self.rungs) > pause:
+                assert checkpoint is not None, "a pause without a checkpoint is an end"
+                self.save(checkpoint)
+                return measured or self.evaluate(split)
             self.learn(report)
-            self.climb(split)
+            measured = self.climb(split)
             if checkpoint is not None and time.monotonic() - self.saved > SAVE_EVERY:
                 self.save(checkpoint)
+        evaluation = self.evaluate(split)
+        self.rungs.append((self.step, evaluation.loss))
+        return evaluation
+
+    def evaluate(self, split: Split) -> Evaluation:
+        """The model as it is now; Diverged where its loss is no number."""
         evaluation = self.task.evaluate(self.model, split)
         if not math.isfinite(evaluation.loss):
-            told = f"{split} loss is {evaluation.loss} after training"
+            told = f"{split} loss is {evaluation.loss} after step {self.step}"
             raise Diverged(f"{self.task.name}: {told}")
-        self.rungs.append((self.step, evaluation.loss))
         return evaluation
 
     def learn(self, report: Report) -> None:
@@ -185,6 +217,8 @@ class Run:
         """Those of one batch, clipped; its loss, and their norm before."""
         inputs, targets = self.lesson.sample(self.task.batch, self.data)
         ends, pieces = self.task.ends, self.training.accumulate
+        shape = (inputs.shape[0], inputs.shape[1])
+        self.read[shape] = self.read.get(shape, 0) + 1
         half, total = self.training.precision == "bfloat16", torch.zeros((), device=self.device)
         for x, y in zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True):
             with scaled_losses(self.model, len(x) / len(inputs)):
@@ -197,13 +231,15 @@ class Run:
             total = total + loss.detach()
         return total, nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
 
-    def climb(self, split: Split) -> None:
+    def climb(self, split: Split) -> Evaluation | None:
         """Measures the validation loss where a rung is reached before the end."""
-        rungs = self.training.rungs
+        rungs, measured = self.training.rungs, None
         marks = self.training.rung_steps(self.steps) if self.steps else rungs
         at = self.step if self.steps else self.done
         while self.done < 1 and len(self.rungs) < len(rungs) and at >= marks[len(self.rungs)]:
-            self.rungs.append((self.step, self.task.evaluate(self.model, split).loss))
+            measured = measured or self.evaluate(split)
+            self.rungs.append((self.step, measured.loss))
+        return measured
 
     def save(self, path: Path) -> None:
         """All of it, whole or not at all."""
@@ -216,13 +252,8 @@ class Run:
             "random": _random_states(self.model),
             "sources": self.sources,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     def load(self, path: Path) -> None:
         """What was saved."""
@@ -241,23 +272,20 @@ class Run:
 
 
 @contextmanager
-def _spent(checkpoint: Path | None) -> Iterator[None]:
-    """Removes a checkpoint when its run ends, by an error too: it would end so again.
+def _spoiled(checkpoint: Path | None) -> Iterator[None]:
+    """Removes a checkpoint when its run ends by an error: it would end so again.
 
     A run that is stopped, which raises no Exception, goes on from it.
     """
-    ended = True
     try:
         yield
-    except BaseException as error:
-        ended = isinstance(error, Exception)
-        raise
-    finally:
-        if ended and checkpoint is not None:
+    except Exception:
+        if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
+        raise
 
 
-SAVED = ("step", "elapsed", "warm", "curve", "rungs", "before")
+SAVED = ("step", "elapsed", "warm", "curve", "rungs", "read", "before")
 
 
 @contextmanager

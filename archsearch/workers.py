@@ -6,15 +6,18 @@ Ctrl-C (the driver decides) and end when the driver's end of the pipe closes.
 """
 
 import multiprocessing
-import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from archsearch.durable import replacing
+
+SPENT = ("seconds", "tokens", "flops")
+"""What a training takes; FLOPs are those of its steps, without evaluations."""
 Split = Literal["val", "test"]
 
 
@@ -37,6 +40,10 @@ class Job:
     """Where to put the weights trained on the first task, or None to drop them."""
     budgets: dict[str, Any] | None = None
     """Limits to hold the trained model to, by what can be measured of it; None for none."""
+    attempt: int = 0
+    """How often the worker that had it died."""
+    pause: int | None = None
+    """The rung, from 0 on, behind which it waits for what others reach; None to go to the end."""
 
     def work(self, report: Any) -> dict[str, Any]:
         """What is to be done in a worker: its entry in metrics.json."""
@@ -55,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job. `run` is its entry in metrics.json."""
+    """A job that came to its end, or to where it pauses. `run` is its entry in metrics.json."""
 
     job: Job
     run: dict[str, Any]
@@ -109,6 +116,9 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
     key = score_key(spec, tasks, training, job.seed, job.split)
     sources = source_versions(spec)  # now, when what has run is what was read
     run, first, examples = _best_rate(job, spec, training, tasks, report)
+    identity = {"seed": job.seed, "split": job.split, "key": key, "sources": sources}
+    if "paused" in run:
+        return identity | {"key": None} | run
     if job.weights:
         save_tensors(first.model.state_dict(), Path(job.weights))
     save_tensors(examples, Path(job.folder, f"examples-{job.split}-{job.seed}.safetensors"))
@@ -116,7 +126,6 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
     if job.budgets is not None:
         budgets = Budgets.model_validate(job.budgets)
         measured = budgets.measure(spec, widest(tasks), job.device)
-    identity = {"seed": job.seed, "split": job.split, "key": key, "sources": sources}
     return {**identity, "measured": measured, **run}
 
 
@@ -140,8 +149,14 @@ def _best_rate(
             if not found and lr == training.rates[-1]:
                 raise
     run, first, examples = min(found, key=lambda made: made[0]["loss"])
-    seconds = round(sum(made[0]["seconds"] for made in found), 3)
-    return {**run, "losses_by_lr": [*losses.items()], "seconds": seconds}, first, examples
+    spent = _spent(made[0] for made in found)
+    return {**run, "losses_by_lr": [*losses.items()], **spent}, first, examples
+
+
+def _spent(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What runs took together."""
+    listed = [*runs]
+    return {key: round(sum(run[key] for run in listed), 3) for key in SPENT}
 
 
 def _train_at(
@@ -153,13 +168,16 @@ def _train_at(
     entries: dict[str, Any] = {}
     examples: dict[str, Any] = {}
     first: Any = None
+    paused: dict[str, Any] = {}
     for task in tasks:
         outcome = train(
             spec, task, training, seed=job.seed, lr=lr, split=job.split, device=job.device,
             report=lambda step, loss, name=task.name: report(Progress(job, name, step, loss)),
             checkpoint=Path(job.folder, f"{task.name}-{lr:g}-{job.seed}.checkpoint"),
+            pause=job.pause,
         )  # fmt: skip
         first = first or outcome
+        paused |= {"paused": True} if outcome.paused else {}
         measured = outcome.evaluation.examples.items()
         examples |= {f"{task.name}/{name}": values for name, values in measured}
         entries[task.name] = {
@@ -169,20 +187,23 @@ def _train_at(
             "curve": outcome.curve,
             "rungs": outcome.rungs,
             "seconds": round(outcome.seconds, 3),
+            "tokens": outcome.tokens,
+            "flops": outcome.flops(spec, task),
         }
     loss = sum(e["loss"] for e in entries.values()) / len(entries)
-    seconds = round(sum(e["seconds"] for e in entries.values()), 3)
-    return {"lr": lr, "loss": loss, "seconds": seconds, "tasks": entries}, first, examples
+    return (
+        {"lr": lr, "loss": loss, **_spent(entries.values()), "tasks": entries, **paused},
+        first,
+        examples,
+    )
 
 
 def save_tensors(tensors: dict[str, Any], path: Path) -> None:
     """Tensors by name as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial)
 
 
 def _serve(pipe: Connection) -> None:

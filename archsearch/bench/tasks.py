@@ -6,7 +6,6 @@ done: stopping early keeps what is there.
 
 import datetime
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from archsearch.baselines import reference
 from archsearch.bench.run import machine
+from archsearch.durable import write_atomic
 from archsearch.presets import FOLDER, SEEDS, Kind, expected, measured, preset, presets
 from archsearch.recipe import Training
 from archsearch.tasks import task
@@ -33,11 +33,8 @@ def measure(
 
 def keep(name: str, kind: Kind, found: dict[str, Any]) -> None:
     """Adds what was found to expected.json, whole or not at all."""
-    path = FOLDER / "expected.json"
-    partial = path.with_suffix(".partial")
     text = json.dumps(measured() | {f"{name}/{kind}": found}, indent=1)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomic(FOLDER / "expected.json", text + "\n")
 
 
 def _found(name: str, kind: Kind, device: str, workers: int) -> dict[str, Any]:

@@ -57,6 +57,31 @@ def study(
 
 
 @app.command()
+def status(
+    study: StudyPath,
+    watch: Annotated[bool, typer.Option("--watch", help="Again each second.")] = False,
+    plain: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show how a study stands: what runs, the best so far, what became of every proposal."""
+    import json
+
+    from rich.console import Console
+
+    from archsearch.folder import StudyFolder
+    from archsearch.progress import follow, render
+
+    folder = StudyFolder(study)
+    if watch:
+        follow(folder, plain=plain)
+        return
+    snapshot = folder.read_status()
+    if plain:
+        print(json.dumps(snapshot, indent=1))
+    else:
+        Console().print(render(snapshot))
+
+
+@app.command()
 def report(study: StudyPath) -> None:
     """Write a study's report: one HTML file that needs no network."""
     from archsearch.report import write_report

@@ -209,7 +209,7 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="A folder for their spec files.")] = None,
 ) -> None:
     """Draw legal models of a space: what each is, what it costs, and its spec file with --out."""
-    from archsearch.folder import write_atomic
+    from archsearch.durable import write_atomic
     from archsearch.loading import load_space
     from archsearch.viewing.showing import printed
     from archsearch.viewing.spec_tree import spec_tree

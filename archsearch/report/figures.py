@@ -68,7 +68,7 @@ class Cost:
         return f"{digits} {self.units[power]}".strip()
 
 
-COUNT, BYTES = ("", "k", "M", "G", "T"), ("B", "KiB", "MiB", "GiB", "TiB")
+COUNT, BYTES = ("", "k", "M", "G", "T", "P", "E"), ("B", "KiB", "MiB", "GiB", "TiB")
 TIME = ("µs", "ms", "s")
 SECONDS = Cost("", "", 1000, TIME, 1e-6)
 COSTS = (

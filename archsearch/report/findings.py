@@ -152,7 +152,7 @@ class Findings:
 
     @property
     def untrained(self) -> list[dict[str, Any]]:
-        """The proposals that never came to a training: rejected, duplicate or interrupted."""
+        """The proposals not trained to the end: rejected, pruned, duplicate or interrupted."""
         entries = self.record.get("untrained") or []
         return [entry for entry in entries if entry.get("state") != "failed"]
 

@@ -118,7 +118,8 @@ p.best small { margin-left: 12px; font-weight: 400; }
 .tiles small { display: block; }
 .trained { --fate: var(--good); } .failed { --fate: var(--bad); }
 .over_budget { --fate: var(--over); } .duplicate { --fate: var(--same); }
-.invalid { --fate: var(--odd); } .unfinished { --fate: var(--line); }
+.pruned { --fate: var(--soft); } .invalid { --fate: var(--odd); }
+.unfinished { --fate: var(--line); }
 .wide { overflow-x: auto; }
 .pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); }
 .pair > div { min-width: 0; }

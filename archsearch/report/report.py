@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from archsearch import reading
+from archsearch.durable import write_atomic
 from archsearch.errors import UserError
-from archsearch.folder import StudyFolder, write_atomic
+from archsearch.folder import StudyFolder
 from archsearch.report import figures, page
+from archsearch.report.agreement import agreement
 from archsearch.report.entries import entries
-from archsearch.report.figures import COSTS, MORE
+from archsearch.report.figures import COSTS, COUNT, MORE, Cost
 from archsearch.report.findings import Findings, verdict
 from archsearch.report.page import details, draw, escape, section, table, words
 from archsearch.report.seeds import seeds
@@ -34,6 +36,7 @@ def write_report(study: str | Path) -> Path:
         _ledger(findings),
         _pareto(findings),
         _curves(findings),
+        agreement(findings),
         speeds(findings),
         entries(findings),
         _best(findings, folder),
@@ -76,6 +79,7 @@ def breaches(findings: Findings) -> list[str]:
 
 FATES = {
     "trained": "",
+    "pruned": "pruned_by",
     "failed": "failed_by",
     "over_budget": "over_budget_by",
     "duplicate": "",
@@ -99,15 +103,31 @@ def _ledger(findings: Findings) -> str:
     if findings.untrained:
         head = ["proposal", "fate", "why", "architecture"]
         rows = [_untrained(entry) for entry in findings.untrained]
-        content += details("Proposals that were not trained", table(head, rows))
-    return section("Every proposal counted", content)
+        content += details("Proposals that were not trained to the end", table(head, rows))
+    return section("Every proposal counted", content, _took(counts))
+
+
+def _took(counts: dict[str, Any]) -> str:
+    """What the search trained, and what that took."""
+    told = f"{counts.get('trained', 0)} trained of {counts.get('proposed', 0)} proposed."
+    if deaths := counts.get("deaths"):
+        told += f" Workers died {deaths} times; what they had was begun again."
+    if not (spent := counts.get("spent")) or not spent.get("seconds"):
+        return told
+    tokens, flops = (Cost("", name, 1000, COUNT).tell(spent[name]) for name in ("tokens", "flops"))
+    return (
+        f"{told} The search trained for {spent['seconds'] / 60:.1f} minutes of one worker, over "
+        f"{tokens} positions, in {flops} FLOPs of training steps."
+    )
 
 
 def _untrained(entry: dict[str, Any]) -> list[str]:
-    """A proposal that was not trained: its name, fate, reason and architecture."""
+    """A proposal not trained to the end: its name, fate, reason and architecture."""
     why = entry.get("message")
     if entry.get("state") == "duplicate":
         why = f"the architecture of trial {entry.get('duplicate_of')}"
+    if entry.get("state") == "pruned":
+        why = f"loss {entry['loss']:.3f} at rung {len(entry['rungs'])}: others were better there"
     summary = entry.get("summary") or "–"
     return [
         escape(entry.get("name")),

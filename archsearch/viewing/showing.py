@@ -9,8 +9,8 @@ from typing import IO
 from rich.console import Console
 from rich.tree import Tree
 
+from archsearch.durable import write_atomic
 from archsearch.errors import UserError
-from archsearch.folder import write_atomic
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.viewing.drawing import dot, mermaid

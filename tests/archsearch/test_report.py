@@ -300,15 +300,23 @@ def test_failures_are_told_with_cause_and_last_line(study):
 
 def test_every_proposal_is_counted(study):
     counts = {"proposed": 40, "trained": 11, "failed": 2, "over_budget": 13, "duplicate": 7}
+    counts |= {"pruned": 5, "pruned_by": {"rung 1": 5}, "deaths": 2}
+    counts |= {"spent": {"seconds": 90.0, "tokens": 2_500_000, "flops": 7 * 10**15}}
     counts |= {"invalid": 4, "unfinished": 3, "over_budget_by": {"parameters": 12, "state": 1}}
     twin = {"number": 6, "name": "trial 6", "state": "duplicate", "duplicate_of": 3}
     study.record |= {"counts": counts, "untrained": [twin]}
     study.folder.write_record(study.record)
     text = study.page()
     tiles = dict(re.findall(r"<b>(\d+)</b> ([a-z ]+)", text))
+    assert "11 trained of 40 proposed." in text
+    assert "The search trained for 1.5 minutes of one worker" in text
+    assert "over 2.50 M positions, in 7.00 P FLOPs" in text
+    assert "Workers died 2 times" in text
+    assert "rung 1 5" in text
     assert tiles == {
         "40": "proposed",
         "11": "trained",
+        "5": "pruned",
         "2": "failed",
         "13": "over budget",
         "7": "duplicate",

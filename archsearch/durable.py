@@ -1,0 +1,38 @@
+"""Files written whole or not at all, whatever is killed and whenever the power goes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A neighbour to write to, which takes the place of `path` when it is whole and on disk.
+
+    It is this process' own: two that write the same file do not meet in it. What fails leaves
+    nothing behind; what is killed leaves the neighbour, `.NAME.PID.partial`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(path.parent)  # the new name is on disk too
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text whole, over what was there."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,199 @@
+"""Whatever is killed, and however often: no finished trial is lost, doubled or changed."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from archsearch import load_space, speed, study
+from archsearch.durable import replacing, write_atomic
+from archsearch.folder import StudyFolder
+from archsearch.ledger import ATTRIBUTE, Entry
+from archsearch.search import ATTEMPTS, Driver
+from archsearch.space import Space
+from archsearch.workers import Done, Failed, Pool
+
+SPACE = """
+archsearch: 1
+name: faults
+model:
+  dim: 8
+  layers: 2
+  topology:
+    type: interleave
+    major: {choice: [mamba, gru, attention, retention]}
+    minor: {choice: [mamba, gru, lstm, rnn, hgrn]}
+tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}]
+train: {steps: 60, rungs: [20]}
+search: {sampler: exhaustive, trials: 20, eta: 2}
+baselines: [gla]
+final: {top: 2, seeds: 2}
+"""
+KILLS = 50
+
+
+def written(folder: Path, **changes: str) -> Space:
+    text = SPACE
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (folder / "faults.yaml").write_text(text)
+    return load_space(folder / "faults.yaml")
+
+
+def run(root: str) -> None:
+    """The study, in a process of its own that others may kill."""
+    speed.ALLOWANCE = 0.1
+    study(load_space(Path(root, "faults.yaml")), out=Path(root, "killed"), workers=2)
+
+
+def workers_of(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def finished(folder: StudyFolder) -> dict[int, Any]:
+    """What is in the folder of the trials that the search is done with."""
+    return {t["number"]: t for t in folder.read_trials() if t["state"] in ("trained", "pruned")}
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers and workers, at moments drawn; what was there stays, and the end is the same."""
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+    study(written(tmp_path), out=tmp_path / "whole", workers=2)
+    folder, rng = StudyFolder(tmp_path / "killed"), random.Random(0)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["archsearch.search"])  # a driver starts at once
+    kills, known, in_a_row = 0, {}, 0
+    while True:
+        driver = context.Process(target=run, args=(str(tmp_path),))
+        driver.start()
+        assert driver.pid is not None
+        while driver.is_alive():
+            # The last ones undisturbed; the others often enough that few get through between two.
+            driver.join(rng.uniform(0.2, 4.0) if kills < KILLS else None)
+            if not driver.is_alive():
+                break
+            workers = workers_of(driver.pid)
+            if workers and in_a_row < ATTEMPTS - 1 and rng.random() < 0.5:
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                in_a_row += 1
+            else:
+                driver.kill()
+                driver.join()
+                in_a_row = 0
+            kills += 1
+            for number, trial in known.items():
+                assert finished(folder)[number]["runs"][:1] == trial["runs"][:1]
+            known = finished(folder)
+        if driver.exitcode == 0:
+            break
+    assert kills >= KILLS
+    same_in_the_end(folder, StudyFolder(tmp_path / "whole"))
+
+
+def same_in_the_end(folder: StudyFolder, whole: StudyFolder) -> None:
+    """All there, each once, with the losses of a study that nobody disturbed."""
+    mine, its = ({t["hash"]: t for t in f.read_trials()} for f in (folder, whole))
+    assert mine.keys() == its.keys()
+    assert len(mine) == len(folder.read_trials())
+    for one, other in ((mine[key], its[key]) for key in mine):
+        assert one["state"] in ("trained", "pruned"), one
+        assert all(a == b for a, b in zip(one["rungs"], other["rungs"], strict=False))
+        losses = [{(r["split"], r["seed"]): r["loss"] for r in t["runs"]} for t in (one, other)]
+        assert len(losses[0]) == len(one["runs"])  # none twice
+        assert all(losses[1].get(key, loss) == loss for key, loss in losses[0].items())
+    stored = optuna.load_study(study_name=None, storage=folder.storage)
+    entries = [Entry(**trial.user_attrs[ATTRIBUTE]) for trial in stored.trials]
+    for entry, trial in zip(entries, stored.trials, strict=True):
+        assert entry.state in ("trained", "pruned", "interrupted")  # the last: while being drawn
+        ended = {"trained": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        assert trial.state == ended.get(entry.state, TrialState.FAIL)
+    counts = folder.read_record()["counts"]
+    assert counts["trained"] + counts["pruned"] == len(mine)
+    assert counts["proposed"] == len(stored.trials)
+    assert not folder.checkpoints()
+    assert not [*folder.path.rglob("*.partial")]
+
+
+def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that kills its worker each time fails at last, with its cause."""
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+    submitted: list[Any] = []
+
+    class Deadly(Pool):
+        """A pool in which the first candidate's workers die always, the second's once."""
+
+        def submit(self, job: Any) -> None:
+            submitted.append(job)
+            super().submit(job)
+
+        def messages(self, timeout: float) -> Any:
+            for message in super().messages(timeout):
+                job = message.job
+                deadly = job.number == 1 or (job.number == 2 and job.attempt == 0)
+                ended = isinstance(message, Done) and job.split == "val"
+                yield Failed(job, "died", "killed") if ended and deadly else message
+
+    monkeypatch.setattr("archsearch.search.Pool", Deadly)
+    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    result = study(space, out=tmp_path / "s", workers=1)
+    trials = {t["number"]: t for t in StudyFolder(tmp_path / "s").read_trials()}
+    assert (trials[1]["state"], trials[1]["cause"]) == ("failed", "died")
+    assert trials[1]["deaths"] == ATTEMPTS - 1
+    assert [job.attempt for job in submitted if job.number == 1] == [*range(ATTEMPTS)]
+    assert (trials[2]["state"], trials[2]["deaths"]) == ("trained", 1)
+    assert result.counts["deaths"] == ATTEMPTS
+
+
+def test_best_is_mended_when_a_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between a result and its copy, or in the middle of the copy."""
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    study(space, out=tmp_path / "s", workers=1)
+    folder = StudyFolder(tmp_path / "s")
+    right = folder.best_number
+    others = [t["number"] for t in folder.read_trials() if t["number"] != right]
+    for spoil in (
+        lambda: folder.publish_best(others[0]),
+        lambda: folder.best.rename(tmp_path / "x"),
+    ):
+        spoil()
+        driver = Driver(space, folder, "cpu", None, None)
+        driver.open(None)
+        assert folder.best_number == right
+
+
+def test_what_fails_leaves_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.json"
+    write_atomic(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "half \udcff")
+    with replacing(path) as partial:  # two processes would not meet
+        assert str(os.getpid()) in partial.name
+        partial.write_text(json.dumps({"new": time.time()}))
+        assert path.read_text() == "old"
+    assert "new" in path.read_text()
+    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
+
+
+def test_what_the_killed_left_is_cleared(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    left = [folder.path / ".record.json.77.partial", folder.trial(3) / ".x.safetensors.9.partial"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    folder.clear()
+    assert not any(path.exists() for path in left)
