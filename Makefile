@@ -15,7 +15,7 @@ test: install
 	$(KERNELS)
 
 slow: install
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 newest: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/newest triton

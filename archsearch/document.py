@@ -135,10 +135,12 @@ class SpaceFile(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _rungs_to_halve_at(self) -> "SpaceFile":
-        if self.search.eta is not None and not self.train.rungs:
+        steps = self.train.steps
+        rungs = self.train.rung_steps(steps) if steps else self.train.rungs
+        if self.search.eta is not None and not [r for r in rungs if r < (steps or 1)]:
             raise ValueError(
-                f"search.eta is {self.search.eta}, but there is no rung behind which candidates "
-                "could be left; add train.rungs, as [0.1, 0.3], or drop eta"
+                f"search.eta is {self.search.eta}, but there is no rung before the end, behind "
+                "which candidates could be left; add train.rungs, as [0.1, 0.3], or drop eta"
             )
         if self.search.eta is not None and self.search.sampler not in HALVING:
             raise ValueError(

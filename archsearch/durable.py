@@ -1,9 +1,24 @@
 """Files written whole or not at all, whatever is killed and whenever the power goes."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room on the disk, in the quota, or in what a file may hold."""
+SAID = (*(os.strerror(code) for code in FULL), "disk is full", "file write failed")
+"""How libraries tell of it that keep no number: safetensors, SQLite, torch."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or one behind it, is that there is no room to write."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    behind = error.__cause__ or error.__context__
+    said = any(text in str(error) for text in SAID)
+    return said or (behind is not None and is_full(behind))
 
 
 @contextmanager

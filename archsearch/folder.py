@@ -96,11 +96,15 @@ class StudyFolder:
     @property
     def busy(self) -> bool:
         """Whether a process is running this study."""
-        try:
-            with self.locked():
-                return False
-        except UserError:
-            return True
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def write_blocks(self, blocks: dict[str, BlockFile]) -> None:
         for name, file in blocks.items():
@@ -158,15 +162,10 @@ class StudyFolder:
         ended = "finished" if record["finished"] else "stopped"
         state = "running" if self.busy else ended
         known = _json(self.status) if self.status.exists() else {}
-        counts = known.get("counts", record["counts"])
-        running = known.get("running", []) if state == "running" else []
-        return {
-            **known,
-            "name": record["name"],
-            "state": state,
-            "counts": counts,
-            "running": running,
-        }
+        now = {"name": record["name"], "state": state}
+        if state == "running" and known:
+            return known | now
+        return known | now | {"counts": record["counts"], "running": []}
 
     @property
     def best_number(self) -> int | None:

@@ -2,7 +2,7 @@
 
     rung k        the validation loss of a candidate when train.rungs[k] is behind it
     goes on       one in eta of all that reached the rung, the best, as soon as it is among them
-    at the end    one in eta rounded up, and as many as there are finalists; the others are pruned
+    at the end    one in eta rounded up, at least as many as there are finalists; others are pruned
 
 A candidate that waits keeps its checkpoint and is trained further from there. Candidates without a
 loss at a rung, as they failed before, are not of it; those that fail behind it are.
@@ -41,7 +41,7 @@ def last(entries: Sequence[Entry], eta: int, least: int) -> Entry | None:
     for rung in range(_rungs(entries)):
         if any(e.state == "training" and len(e.rungs) <= rung for e in entries):
             return None
-        reached = _reached(entries, rung)
+        reached = [e for e in _reached(entries, rung) if e.state != "failed"]  # none ends by it
         quota = max(least, math.ceil(len(reached) / eta))
         if (entry := _waiting(reached[:quota], rung)) is not None:
             return entry

@@ -11,6 +11,7 @@ from archsearch.errors import ConstraintBroken, NoFeasibleCandidate, SpecError, 
 from archsearch.folder import StudyFolder
 from archsearch.provenance import changed_sources
 from archsearch.space import Space
+from archsearch.training import SAVED
 
 DRAWS = 200
 """Random candidates tried before a space is said to hold none within its budgets."""
@@ -100,6 +101,11 @@ def require_same_checkpoints(folder: StudyFolder) -> None:
                 f"{path}: damaged ({str(error).splitlines()[0]}); delete it: its trial is then "
                 "trained from the beginning, to the same weights"
             ) from None
+        if missing := {*SAVED} - saved.keys():
+            raise UserError(
+                f"{path}: saved by another version of archsearch, without {sorted(missing)}; "
+                "delete it: its trial is then trained from the beginning, to the same weights"
+            )
         if changed := changed_sources(saved.get("sources", {})):
             raise UserError(
                 f"{path}: saved half way with another version of {', '.join(changed)}; a training "

@@ -44,11 +44,11 @@ class _Lines:
             (entry.number, len(entry.rungs), entry.state): entry
             for entry in status.ledger.having("trained", "failed", "paused")
         }
-        if self.told is None:  # what an earlier process finished is no news
-            self.told = {*over}
         for entry in status.ledger.having("training"):
             if entry.deaths:
                 over[entry.number, entry.deaths, "died"] = entry
+        if self.told is None:  # what an earlier process finished is no news
+            self.told = {*over}
         for key in sorted(over.keys() - self.told):
             self.told.add(key)
             print(tell(over[key]), file=sys.stderr, flush=True)
@@ -67,15 +67,21 @@ def tell(entry: Entry) -> str:
 
 def follow(folder: StudyFolder, *, plain: bool) -> None:
     """Shows how a study stands, again each second until nothing runs it; `plain` as JSON lines."""
-    console = Console()
-    with Live(console=console, auto_refresh=False, transient=not plain) as live:
-        while (snapshot := folder.read_status())["state"] == "running":
-            if plain:
-                print(json.dumps(snapshot), flush=True)
-            else:
-                live.update(render(snapshot), refresh=True)
-            time.sleep(1)
-    print(json.dumps(snapshot)) if plain else console.print(render(snapshot))
+    if plain:
+        for snapshot in _each_second(folder):
+            print(json.dumps(snapshot), flush=True)
+        return
+    with Live(console=Console(), auto_refresh=False) as live:
+        for snapshot in _each_second(folder):
+            live.update(render(snapshot), refresh=True)
+
+
+def _each_second(folder: StudyFolder) -> Iterator[dict[str, Any]]:
+    """How a study stands, until nothing runs it."""
+    while (snapshot := folder.read_status())["state"] == "running":
+        yield snapshot
+        time.sleep(1)
+    yield snapshot
 
 
 def render(snapshot: dict[str, Any]) -> Group:
@@ -99,9 +105,9 @@ def render(snapshot: dict[str, Any]) -> Group:
     return Group(
         f"{where}  {snapshot.get('runs_done', 0)}/{snapshot.get('runs', '?')} runs{left}",
         f"best  {told or 'none yet'}",
-        f"proposed {counts['proposed']}  trained {counts['trained']}  pruned {counts['pruned']}  "
-        f"failed {counts['failed']}  duplicate {counts['duplicate']}  "
-        f"invalid {counts['invalid']}  over budget: {over}",
+        f"proposed {counts['proposed']}  trained {counts['trained']}  "
+        f"pruned {counts.get('pruned', 0)}  failed {counts['failed']}  "
+        f"duplicate {counts['duplicate']}  invalid {counts['invalid']}  over budget: {over}",
         table if snapshot["running"] else "",
     )
 

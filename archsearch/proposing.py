@@ -42,6 +42,8 @@ class Proposer:
         # A trial is opened again by its id, for which Optuna has no public name.
         running = [t for t in past if t.state == TrialState.RUNNING]
         self.asked = {t.number: optuna.Trial(study, t._trial_id) for t in running}
+        for number in self.asked.keys() & self.ledger.entries.keys():
+            self._tell_again(self.ledger.entries[number])
         for _ in [t for t in past if t.state == TrialState.WAITING]:  # killed before it was drawn
             self._ask()
         for number in sorted(self.asked.keys() - self.ledger.entries.keys()):  # or while it was
@@ -121,6 +123,13 @@ class Proposer:
         self.ledger.add(entry)
         trial.set_user_attr(ATTRIBUTE, asdict(entry))
         self.study.tell(trial, value, state=state)
+
+    def _tell_again(self, entry: Entry) -> None:
+        """Closes a trial whose entry says how it ended: killed before Optuna was told."""
+        states = {"trained": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        if entry.state not in ("training", "paused"):
+            value = entry.loss if entry.state == "trained" else None
+            self.settle(entry, states.get(entry.state, TrialState.PRUNED), value)
 
     def _ask(self) -> optuna.Trial:
         trial = self.study.ask()

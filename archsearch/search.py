@@ -8,10 +8,13 @@ This process is the only writer. Whatever is killed at whatever moment, the same
 jobs without a result run again under their own number, and nothing finished is lost.
 """
 
+import errno
 import math
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +26,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import preflight, samplers
+from archsearch.durable import is_full
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
@@ -78,13 +82,28 @@ def study(
 
     Raises:
         NoFeasibleCandidate: nothing fits the budgets.
-        UserError: the folder holds a study of another space, or a task cannot be prepared.
+        UserError: the folder holds a study of another space, a task cannot be prepared, or there
+            is no room to write.
     """
     driver = Driver(space, StudyFolder(out or Path("studies") / space.name), device, seed, trials)
     driver.preflight()
-    with driver.folder.locked():
+    with _room(driver.folder.path), driver.folder.locked():
         driver.open(storage)
         return driver.run(workers or default_workers(device), watch)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Tells in words that a disk is full: no trial has failed by it, and none is lost."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise UserError(
+            f"{path}: no room left to write ({str(error).splitlines()[0]}); what finished is kept. "
+            "Make room, and the same command goes on"
+        ) from None
 
 
 def default_workers(device: str) -> int:
@@ -120,7 +139,8 @@ class Driver:
         self.trials = trials or self.file.search.trials
         self.jobs = Jobs(space, folder, device, self.seed)
         self.running: dict[tuple[int, int], Progress | None] = {}
-        self.seconds, self.jobs_done, self.begun = 0.0, 0, 0  # begun by others: no news of time
+        self.seconds: list[float] = []  # of the trainings that came to their end here
+        self.jobs_done = 0
         self.told = -math.inf
         self.again: list[Job] = []  # whose worker died
 
@@ -155,9 +175,8 @@ class Driver:
         self.ledger = self.proposer.ledger
         for entry in self.ledger.having("training"):
             trial = self.folder.read_trial(entry.number)
-            if trial is not None and (trial["state"], trial["rungs"]) != ("paused", entry.rungs):
+            if trial is not None and self._is_news(entry, trial):
                 self.close(entry, trial)  # the result was written, the storage not yet told
-        self.publish()
         self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
         if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
@@ -166,8 +185,9 @@ class Driver:
                 f"{sorted(missing)} that {self.folder.path} has not; name the folder it was run in"
                 " with --out, or another storage"
             )
+        self.publish()
         ended = [len(t["runs"]) + len(t["failures"]) + ("waiting" in t) for t in trials]
-        self.jobs_done = self.begun = sum(ended)
+        self.jobs_done = sum(ended)
         self.environment = environment(self.device)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         past = self.folder.read_record() if self.folder.record.exists() else {"started": now}
@@ -175,6 +195,7 @@ class Driver:
         if self.folder.record.exists():
             self.times["resumed"].append(now)
         self.write_record()
+        self.folder.write_status(self.status("search", 1).snapshot())
 
     def run(self, workers: int, watch: Watch) -> Result:
         """Keeps the workers busy until nothing is left to do."""
@@ -203,8 +224,8 @@ class Driver:
             trial = self.folder.read_trial(entry.number) or self._new_trial(entry)
             trial["state"] = entry.state = "pruned"
             self.folder.write_trial(entry.number, ModelSpec.model_validate(entry.spec), trial)
-            self.proposer.settle(entry, TrialState.PRUNED)
             self.folder.drop_checkpoints(entry.number)
+            self.proposer.settle(entry, TrialState.PRUNED)
 
     def _drain(self, pool: Pool, phase: str, take: Callable[[], Job | None], watch: Watch) -> None:
         """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out.
@@ -235,6 +256,8 @@ class Driver:
         entry = self.ledger.entries[job.number]
         if self._begins_again(entry, message):
             return
+        if isinstance(message, Failed) and message.cause == "disk_full":
+            raise OSError(errno.ENOSPC, message.message)  # the trial stays open
         trial = self.folder.read_trial(job.number) or self._new_trial(entry)
         if isinstance(job, SpeedJob):
             failed = isinstance(message, Failed)
@@ -242,9 +265,8 @@ class Driver:
             self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
             return
         self.jobs_done += not job.pause  # further ones of a candidate are of the same
-        waited = trial.pop("waiting", None)
+        trial.pop("waiting", None)
         if isinstance(message, Done):
-            self.seconds += message.run["seconds"] - (waited["seconds"] if waited else 0)
             news = self._news(entry, trial, message.run)
         else:
             why = {"state": "failed", "cause": message.cause, "message": message.message}
@@ -274,23 +296,30 @@ class Driver:
         self.again.append(replace(job, attempt=job.attempt + 1))
         return True
 
-    @staticmethod
-    def _news(entry: Entry, trial: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    def _news(self, entry: Entry, trial: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         """What a run means for its trial, where it is put: as done, or as what is to go on."""
         news = {"loss": run["loss"], "spent": {key: run[key] for key in SPENT}}
         if not run.pop("paused", False):
             trial["runs"].append(run)
+            self.seconds.append(run["seconds"])
             return news | {"state": "trained"}
         trial["waiting"] = run
         return news | {"state": "paused", "rungs": [*entry.rungs, run["loss"]]}
 
+    @staticmethod
+    def _is_news(entry: Entry, trial: dict[str, Any]) -> bool:
+        """Whether metrics.json has a trial further than the entry of one that trains."""
+        waits = trial["state"] == "paused" and trial["rungs"] != entry.rungs
+        return waits or trial["state"] in ("trained", "failed")
+
     def close(self, entry: Entry, trial: dict[str, Any]) -> None:
         """Ends a trial of the search as its metrics say, and moves best/ to it if it leads."""
         for key in ("state", "loss", "cause", "message", "rungs", "spent"):
-            setattr(entry, key, trial[key])
+            setattr(entry, key, trial.get(key, getattr(entry, key)))
         if entry.state == "paused":
             self.proposer.keep(entry)
             return
+        self.folder.drop_checkpoints(entry.number)  # of what ended otherwise than by training
         state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
         self.proposer.settle(entry, state, entry.loss)
         if self.ledger.ranking()[:1] == [entry]:
@@ -347,7 +376,7 @@ class Driver:
         finals = (self.file.final.top + len(self.file.baselines)) * self.file.final.seeds
         jobs = self.trials + len(self.file.baselines) + finals
         left = jobs - self.jobs_done
-        here = self.jobs_done - self.begun
-        mean = self.seconds / here if here else None
+        open_ended = phase == "search" and self.file.search.eta is not None  # how many go on?
+        mean = None if open_ended or not self.seconds else statistics.fmean(self.seconds)
         seconds_left = None if mean is None else mean * max(0, left) / workers
         return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from archsearch.blocks.auxiliary import scaled_losses
 from archsearch.counting import Counts
 from archsearch.curriculum import lesson_at, lessons, steps_within
-from archsearch.durable import replacing
+from archsearch.durable import is_full, replacing
 from archsearch.errors import UserError
 from archsearch.model import Model, build
 from archsearch.optimizing import Optimizer
@@ -275,12 +275,13 @@ class Run:
 def _spoiled(checkpoint: Path | None) -> Iterator[None]:
     """Removes a checkpoint when its run ends by an error: it would end so again.
 
-    A run that is stopped, which raises no Exception, goes on from it.
+    A run that is stopped, which raises no Exception, goes on from it, as does one that found no
+    room to write.
     """
     try:
         yield
-    except Exception:
-        if checkpoint is not None:
+    except Exception as error:
+        if checkpoint is not None and not is_full(error):
             checkpoint.unlink(missing_ok=True)
         raise
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from archsearch.durable import replacing
+from archsearch.durable import is_full, replacing
 
 SPENT = ("seconds", "tokens", "flops")
 """What a training takes; FLOPs are those of its steps, without evaluations."""
@@ -73,7 +73,7 @@ class Failed:
     """A job that ended otherwise: `cause` in one word, `message` in full."""
 
     job: Job
-    cause: Literal["diverged", "out_of_memory", "error", "died"]
+    cause: Literal["diverged", "out_of_memory", "disk_full", "error", "died"]
     message: str
 
 
@@ -93,6 +93,8 @@ def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
     except torch.OutOfMemoryError as error:
         return Failed(job, "out_of_memory", str(error))
     except Exception as error:  # the boundary of a trial: whatever a block raises fails it alone
+        if is_full(error):
+            return Failed(job, "disk_full", str(error))
         oom = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         text = "".join(traceback.format_exception(error, limit=-4)).strip()
         return Failed(job, "out_of_memory" if oom else "error", text)
@@ -213,12 +215,19 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)  # two spinning thread pools on shared cores are slower than one thread
-    try:
-        while True:
+
+    def report(message: Message) -> None:
+        try:
+            pipe.send(message)
+        except OSError:  # the driver is gone: no failure of the job, whose checkpoint stays
+            raise SystemExit from None
+
+    while True:
+        try:
             job = pipe.recv()
-            pipe.send(run_job(job, pipe.send))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+        except (EOFError, OSError):
+            return
+        report(run_job(job, report))
 
 
 @dataclass
@@ -252,10 +261,16 @@ class Pool:
 
     def submit(self, job: Job) -> None:
         """Hands a job to an idle worker, starting one if there is none."""
-        worker = next((w for w in self.workers if w.job is None), None)
-        if worker is None:
-            worker = self._start()
-            self.workers.append(worker)
+        for worker in [w for w in self.workers if w.job is None]:
+            try:
+                worker.pipe.send(job)
+            except OSError:  # it died while it had nothing to do
+                self._bury(worker)
+                continue
+            worker.job = job
+            return
+        worker = self._start()
+        self.workers.append(worker)
         worker.job = job
         worker.pipe.send(job)
 
@@ -266,7 +281,7 @@ class Pool:
             worker = pipes[pipe]  # type: ignore[index]
             try:
                 message = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # the latter in the middle of a message
                 message = self._bury(worker)
             if isinstance(message, Done | Failed):
                 worker.job = None

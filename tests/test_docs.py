@@ -1,4 +1,4 @@
-"""What docs/blocks.md and docs/tasks.md say runs: their files, the check, the spaces, the links."""
+"""What the pages of docs/ say runs: their files, the check, the spaces, the links."""
 
 import json
 import re
@@ -51,13 +51,20 @@ def test_the_example_trains_in_its_space(home: Path) -> None:
     assert model(torch.zeros(1, 5, dtype=torch.long))[0].shape == (1, 5, 8)
 
 
-@pytest.mark.parametrize("name", ["blocks", "tasks", "data"])
+@pytest.mark.parametrize("name", ["blocks", "tasks", "data", "search"])
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / "docs" / f"{name}.md"
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
     assert f"docs/{name}.md" in (ROOT / "README.md").read_text()
     assert f"docs/{name}.md" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_space_of_the_search_is_legal(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    (space,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    (tmp_path / "halved.yaml").write_text(space)
+    assert load_space(tmp_path / "halved.yaml").file.search.eta == 3
 
 
 @pytest.fixture

@@ -54,6 +54,13 @@ class Agreement:
     def low(self) -> bool:
         return self.r is not None and self.r < LOW
 
+    @property
+    def warning(self) -> str:
+        """What a low correlation means; nothing of one that is not."""
+        if not self.low or self.interval is None:
+            return ""
+        return "no guide" if self.interval[1] < LOW else "too few to tell"
+
 
 def agreements(findings: Findings) -> list[Agreement]:
     """All that a study allows to compare."""
@@ -70,8 +77,9 @@ def agreement(findings: Findings) -> str:
     head = ["", "and", "architectures", "rank correlation", "95% interval", ""]
     note = (
         "Spearman's rank correlation over the architectures of this study that have both: 1 if "
-        "both rank them alike, 0 if the one tells nothing of the other. Of those that were pruned "
-        f"there is no end to compare with. Fewer than {FEWEST} architectures tell nothing."
+        "both rank them alike, 0 if the one tells nothing of the other. Only the chosen have an "
+        "end behind a rung where others were pruned, or final runs, and among the chosen a "
+        f"correlation is lower than among all. Fewer than {FEWEST} architectures tell nothing."
     )
     return section("What ranks alike", table(head, [_row(each) for each in found]), note)
 
@@ -79,7 +87,7 @@ def agreement(findings: Findings) -> str:
 def _row(each: Agreement) -> list[str]:
     interval = each.interval
     told = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
-    warning = f'<span class="cause">below {LOW}: no guide</span>' if each.low else ""
+    warning = f'<span class="cause">below {LOW}: {each.warning}</span>' if each.low else ""
     r = "–" if each.r is None else f"{each.r:.2f}"
     return [escape(each.first), escape(each.second), str(each.n), r, told, warning]
 
@@ -122,7 +130,7 @@ def _rungs(trial: Trial) -> list[float]:
 
 def _at(k: int, trial: Trial) -> float | None:
     rungs = _rungs(trial)
-    return rungs[k] if -len(rungs) <= k < len(rungs) else None
+    return number(rungs[k]) if -len(rungs) <= k < len(rungs) else None
 
 
 def _score(task: str, trial: Trial) -> float | None:

@@ -116,8 +116,8 @@ def _took(counts: dict[str, Any]) -> str:
         return told
     tokens, flops = (Cost("", name, 1000, COUNT).tell(spent[name]) for name in ("tokens", "flops"))
     return (
-        f"{told} The search trained for {spent['seconds'] / 60:.1f} minutes of one worker, over "
-        f"{tokens} positions, in {flops} FLOPs of training steps."
+        f"{told} What came to a rung or the end trained for {spent['seconds'] / 60:.1f} minutes of "
+        f"one worker, over {tokens} positions, in {flops} FLOPs of training steps."
     )
 
 

@@ -79,8 +79,10 @@ def test_rungs_tasks_and_seeds_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_low_one_is_warned_of(tmp_path: Path) -> None:
-    page = agreement(Findings.read(study(tmp_path / "noise", 12, noise=9.0)))
+    page = agreement(Findings.read(study(tmp_path / "noise", 40, noise=9.0)))
     assert page.count("below 0.6: no guide") == 2
+    page = agreement(Findings.read(study(tmp_path / "less", 6, noise=0.9)))
+    assert page.count("below 0.6: too few to tell") == 1
     assert "What ranks alike" in page
     few = agreement(Findings.read(study(tmp_path / "few", 3, noise=0.0)))
     assert few.count("–") >= 8

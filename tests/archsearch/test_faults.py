@@ -1,25 +1,32 @@
 """Whatever is killed, and however often: no finished trial is lost, doubled or changed."""
 
+import errno
 import json
 import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import load_space, speed, study
-from archsearch.durable import replacing, write_atomic
+from archsearch.durable import is_full, replacing, write_atomic
+from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
+from archsearch.jobs import Jobs
 from archsearch.ledger import ATTRIBUTE, Entry
+from archsearch.proposing import Proposer
 from archsearch.search import ATTEMPTS, Driver
 from archsearch.space import Space
-from archsearch.workers import Done, Failed, Pool
+from archsearch.workers import Done, Failed, Pool, _serve, run_job
 
 SPACE = """
 archsearch: 1
@@ -124,6 +131,7 @@ def same_in_the_end(folder: StudyFolder, whole: StudyFolder) -> None:
     assert not [*folder.path.rglob("*.partial")]
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +164,7 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
     assert result.counts["deaths"] == ATTEMPTS
 
 
+@pytest.mark.slow
 def test_best_is_mended_when_a_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,3 +206,122 @@ def test_what_the_killed_left_is_cleared(tmp_path: Path) -> None:
         path.write_text("half")
     folder.clear()
     assert not any(path.exists() for path in left)
+
+
+def test_no_room_is_known_as_such(tmp_path: Path) -> None:
+    """As Python, torch, and a database tell of it; other errors are not."""
+    errors: list[Exception] = [OSError(errno.EDQUOT, "quota")]
+    for write in (
+        lambda file: file.write(b"x"),
+        lambda file: torch.save({"x": torch.zeros(9)}, file),
+    ):
+        with pytest.raises((OSError, RuntimeError)) as told, open("/dev/full", "wb", 0) as file:
+            write(file)
+        errors.append(told.value)
+    small = sqlite3.connect(tmp_path / "small.db")
+    small.execute("pragma max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        small.execute("create table t (x)")
+    errors.append(SQLAlchemyError(str(full.value)))
+    assert [error for error in errors if not is_full(error)] == []
+    assert not any(map(is_full, (OSError(errno.EPERM, "no"), ValueError("full"))))
+
+
+def replaced_then_full() -> Any:
+    """A rename that finds room the first time only."""
+    room = iter([True])
+
+    def rename(one: Path, other: Path) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.rename(one, other)
+
+    return rename
+
+
+def test_a_full_disk_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = written(tmp_path)
+    entry = Entry(
+        0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")
+    )
+    job = Jobs(space, StudyFolder(tmp_path / "s"), "cpu", 0).search(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr("archsearch.training.SAVE_EVERY", 0.0)
+        patch.setattr("archsearch.durable.os.replace", replaced_then_full())
+        end = run_job(job)
+    assert isinstance(end, Failed)
+    assert end.cause == "disk_full"
+    assert len(StudyFolder(tmp_path / "s").checkpoints()) == 1  # from which it goes on
+    assert isinstance(run_job(job), Done)
+
+
+@pytest.mark.slow
+def test_with_room_again_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 2", "steps: 60": "steps: 21"})
+
+    class Crowded(Pool):
+        def messages(self, timeout: float) -> Any:
+            for message in super().messages(timeout):
+                done = isinstance(message, Done) and message.job.number == 1
+                text = "No space left on device"
+                yield Failed(message.job, "disk_full", text) if done else message
+
+    with monkeypatch.context() as patch:
+        patch.setattr("archsearch.search.Pool", Crowded)
+        with pytest.raises(UserError, match=r"no room left .* Make room, and the same command"):
+            study(space, out=tmp_path / "s", workers=1)
+    assert study(space, out=tmp_path / "s", workers=1).counts["failed"] == 0
+    trials = StudyFolder(tmp_path / "s").read_trials()
+    assert all(trial["state"] == "trained" and not trial["failures"] for trial in trials)
+
+
+class Broken:
+    """A pipe whose other end is gone, after a job came through it."""
+
+    def __init__(self, job: Any) -> None:
+        self.jobs = [job]
+
+    def recv(self) -> Any:
+        return self.jobs.pop()
+
+    def send(self, message: Any) -> None:
+        raise BrokenPipeError
+
+
+def test_a_worker_whose_driver_is_gone_leaves_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job has not failed: the next driver goes on from there."""
+    monkeypatch.setattr("archsearch.training.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("archsearch.workers.signal.signal", lambda *_: None)
+    space = written(tmp_path)
+    entry = Entry(
+        0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")
+    )
+    folder = StudyFolder(tmp_path / "s")
+    path = folder.trial(0) / "in_context_recall-0.008-0.checkpoint"
+    job = Jobs(space, folder, "cpu", 0).search(entry)
+    report = run_job(job, lambda _: path.exists() and path.rename(tmp_path / "kept"))
+    assert isinstance(report, Done)
+    (tmp_path / "kept").rename(path)
+    with pytest.raises(SystemExit):
+        _serve(Broken(job))  # type: ignore[arg-type]
+    assert path.exists()
+
+
+def test_a_trial_whose_end_the_storage_did_not_hear_is_told(tmp_path: Path) -> None:
+    """Killed between the entry and the state."""
+    space = written(tmp_path)
+    stored = optuna.create_study()
+    proposer = Proposer(space, stored, seed=0, trials=5)
+    ends = ("trained", "pruned", "failed", "over_budget")
+    for state in ends:
+        entry = proposer.next()
+        assert entry is not None
+        entry.state, entry.loss = state, 1.0 if state == "trained" else None
+        proposer.keep(entry)
+    assert {trial.state for trial in stored.trials} == {TrialState.RUNNING}
+    Proposer(space, stored, seed=0, trials=5)
+    complete, pruned, fail = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+    assert [trial.state for trial in stored.trials] == [complete, pruned, fail, pruned]

@@ -56,7 +56,9 @@ def quality(entry: Entry) -> float:
     return random.Random(entry.hash).random()
 
 
-def halved(space: Space, trials: int, workers: int, noise: float, seed: int = 0) -> Proposer:
+def halved(
+    space: Space, trials: int, workers: int, noise: float, seed: int = 0, fails: float = 0.0
+) -> Proposer:
     """A study of made-up losses in which whoever is first to end is drawn; each promotion checked.
 
     The loss at a rung is the quality, and noise that gets less from one to the next.
@@ -69,11 +71,15 @@ def halved(space: Space, trials: int, workers: int, noise: float, seed: int = 0)
         while len(running) < workers and (entry := proposer.next()) is not None:
             assert entry.state == "training"
             if entry.rungs:
-                among_the_best(entry, proposer, bool(running))
+                among_the_best(entry, proposer, running)
             running.append(entry)
         if not running:
             break
         entry = running.pop(rng.randrange(len(running)))
+        if entry.rungs and rng.random() < fails:
+            entry.state, entry.loss = "failed", None
+            proposer.settle(entry, TrialState.FAIL)
+            continue
         entry.loss = quality(entry) + noise * rng.gauss(0, 1) / (1 + len(entry.rungs))
         if entry.kind == "candidate" and len(entry.rungs) < RUNGS:
             entry.rungs, entry.state = [*entry.rungs, entry.loss], "paused"
@@ -84,15 +90,19 @@ def halved(space: Space, trials: int, workers: int, noise: float, seed: int = 0)
     return proposer
 
 
-def among_the_best(entry: Entry, proposer: Proposer, busy: bool) -> None:
-    """One in eta of those that reached its rung, rounded up when no other candidate comes."""
+def among_the_best(entry: Entry, proposer: Proposer, running: list[Entry]) -> None:
+    """One in eta of those that reached its rung; rounded up when no other comes to the rung."""
     eta, least = proposer.space.file.search.eta, proposer.space.file.final.top
     assert eta is not None
     rung = len(entry.rungs) - 1
-    reached = [e.rungs[rung] for e in candidates(proposer) if len(e.rungs) > rung]
-    better = sum(loss < entry.rungs[rung] for loss in reached)
-    over = proposer.exhausted or len(candidates(proposer)) >= proposer.trials
-    assert better < (max(least, math.ceil(len(reached) / eta)) if over else len(reached) // eta)
+    reached = [e for e in candidates(proposer) if len(e.rungs) > rung]
+    better = [e for e in reached if e.rungs[rung] < entry.rungs[rung]]
+    if len(better) < len(reached) // eta:
+        return
+    assert proposer.exhausted or len(candidates(proposer)) >= proposer.trials
+    assert not any(len(e.rungs) <= rung for e in running if e.kind == "candidate")
+    well = sum(e.state != "failed" for e in reached)
+    assert sum(e.state != "failed" for e in better) < max(least, math.ceil(well / eta))
 
 
 def candidates(proposer: Proposer) -> list[Entry]:
@@ -118,6 +128,16 @@ def test_the_best_go_on(sampler: str, workers: int, noise: float, tmp_path: Path
             assert len(behind) >= min(len(reached), max(top, math.ceil(len(reached) / 3)))
         if not noise:
             assert min(started, key=quality) in trained
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_failures_cost_nobody_else_the_place(seed: int, tmp_path: Path) -> None:
+    """However many fail behind a rung, as many as there are finalists come to the end, if they can."""
+    space = written(tmp_path, "random", **{"top: 1": "top: 3"})
+    proposer = halved(space, 12, 2, noise=0.1, seed=seed, fails=0.5)
+    ends = [e.state for e in candidates(proposer) if e.state in ("paused", "trained", "failed")]
+    assert "failed" in ends
+    assert ends.count("trained") >= 3 or "paused" not in ends
 
 
 def test_it_costs_less_and_finds_as_much(tmp_path: Path) -> None:
@@ -181,6 +201,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
 
 
+@pytest.mark.slow
 def test_a_halved_study(tmp_path: Path) -> None:
     """Its pruned are counted, each at its rung, and leave no checkpoint; stopped, it goes on."""
     space = written(tmp_path, "exhaustive")
@@ -226,7 +247,11 @@ def test_a_halved_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({", rungs: [3, 0.5]": ""}, "search.eta is 3, but there is no rung .* add train.rungs"),
+        (
+            {", rungs: [3, 0.5]": ""},
+            "search.eta is 3, but there is no rung before .* add train.rungs",
+        ),
+        ({"rungs: [3, 0.5]": "rungs: [20]"}, "no rung before the end"),
         ({"SAMPLER": "tpe"}, "search.eta is 3, but tpe learns only of .* take evolution, random"),
         ({"eta: 3": "eta: 1"}, "eta: .*1"),
     ],

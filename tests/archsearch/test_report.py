@@ -309,7 +309,7 @@ def test_every_proposal_is_counted(study):
     text = study.page()
     tiles = dict(re.findall(r"<b>(\d+)</b> ([a-z ]+)", text))
     assert "11 trained of 40 proposed." in text
-    assert "The search trained for 1.5 minutes of one worker" in text
+    assert "the end trained for 1.5 minutes of one worker" in text
     assert "over 2.50 M positions, in 7.00 P FLOPs" in text
     assert "Workers died 2 times" in text
     assert "rung 1 5" in text
