@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 
 from archsearch import load_space, reference, speed, study
+from archsearch.counting import Counts
 from archsearch.errors import SpecError
 from archsearch.folder import StudyFolder
 from archsearch.ledger import Entry
@@ -177,6 +178,10 @@ def test_a_pause_changes_nothing(budget: dict[str, Any], tmp_path: Path) -> None
     assert not last.paused
     assert not file.exists()
     assert (last.rungs, last.curve) == (whole.rungs, whole.curve)
+    steps = whole.curve[-1][0]
+    assert last.read == whole.read == {(4, 16): steps}
+    assert last.tokens == steps * 4 * 16
+    assert last.flops(spec, recall) == steps * Counts(spec, recall.ends).train(4, 16).flops
     pairs = zip(last.model.parameters(), whole.model.parameters(), strict=True)
     assert all(torch.equal(mine, its) for mine, its in pairs)
 
