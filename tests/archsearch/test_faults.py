@@ -55,10 +55,12 @@ def written(folder: Path, **changes: str) -> Space:
     return load_space(folder / "faults.yaml")
 
 
-def run(root: str) -> None:
-    """The study, in a process of its own that others may kill."""
-    speed.ALLOWANCE = 0.1
-    study(load_space(Path(root, "faults.yaml")), out=Path(root, "killed"), workers=2)
+STUDY = """
+from archsearch import load_space, speed, study
+speed.ALLOWANCE = 0.1
+study(load_space({root!r} + "/faults.yaml"), out={root!r} + "/killed", workers=2)
+"""
+"""What others kill: told as a text, for a new process cannot import a test."""
 
 
 def workers_of(pid: int) -> list[int]:
@@ -81,7 +83,8 @@ def test_fifty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     context.set_forkserver_preload(["archsearch.search"])  # a driver starts at once
     kills, known, in_a_row = 0, {}, 0
     while True:
-        driver = context.Process(target=run, args=(str(tmp_path),))
+        code = STUDY.format(root=str(tmp_path))
+        driver = context.Process(target=exec, args=(code, {"__name__": "driver"}))
         driver.start()
         assert driver.pid is not None
         while driver.is_alive():
@@ -101,6 +104,7 @@ def test_fifty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for number, trial in known.items():
                 assert finished(folder)[number]["runs"][:1] == trial["runs"][:1]
             known = finished(folder)
+        assert driver.exitcode in (0, -signal.SIGKILL)
         if driver.exitcode == 0:
             break
     assert kills >= KILLS
