@@ -105,6 +105,11 @@ class SpaceFile(Frozen):
         list[Annotated[Task, AnyTask()]],
         pydantic.Field(min_length=1, description="what candidates are trained and scored on"),
     ]
+    objectives: Annotated[
+        list[str],
+        pydantic.Field(min_length=1),
+        told("what is to be small: loss, and of the costs under budgets those named here"),
+    ] = ["loss"]
     train: Training = Training()
     baselines: Annotated[
         list[Literal[tuple(DESIGNS)]],  # type: ignore[valid-type]
@@ -125,6 +130,21 @@ class SpaceFile(Frozen):
         if len(set(names)) < len(names):
             raise ValueError(f"tasks {names}: each type once, scores are kept by name")
         return tasks
+
+    @pydantic.field_validator("objectives")
+    @classmethod
+    def _loss_and_costs(cls, names: list[str], info: pydantic.ValidationInfo) -> list[str]:
+        costs = [*(info.data["budgets"].model_fields_set if "budgets" in info.data else ())]
+        legal = ["loss", *sorted(costs)]
+        for name in names:
+            if name not in legal:
+                raise ValueError(
+                    f"objectives: {name!r} is none of {', '.join(legal)}; a cost is named under "
+                    f"budgets, with its context, where max may be left out: {name}: {{}}"
+                )
+        if names[0] != "loss" or len({*names}) < len(names):
+            raise ValueError(f"objectives {names}: the loss first, and each once")
+        return names
 
     @pydantic.field_validator("train")
     @classmethod

@@ -38,21 +38,20 @@ class Individual:
 
     Attributes:
         genes: what was decided.
-        rank: less is better: by how much it is over soft budgets, then how far it came, then its
-            loss (Deb 2000).
+        rank: less is better: by how much it is over soft budgets (Deb 2000), then how far it came,
+            then its front, its crowding and its objectives (ranking.py).
     """
 
     genes: Genes
     rank: tuple[float, ...]
 
 
-def child(space: Space, trained: Sequence[Individual], rng: random.Random) -> dict[str, Value]:
-    """The decisions of the next candidate; `trained` in the order of time, not empty.
+def child(space: Space, alive: Sequence[Individual], rng: random.Random) -> dict[str, Value]:
+    """The decisions of the next candidate; `alive` are the possible parents, at least one.
 
     Raises:
         SpecError: a value of it cannot be calculated.
     """
-    alive = trained[-POPULATION:]
     first = _fittest(alive, rng).genes
     parent = express(space, first, first, rng)
     if len(alive) > 1 and rng.random() < CROSSOVER:

@@ -5,6 +5,7 @@ from typing import Any
 
 from archsearch.folder import StudyFolder
 from archsearch.ledger import Entry, Ledger
+from archsearch.ranking import ordered
 from archsearch.space import Space
 from archsearch.speed import SpeedJob, allowance
 from archsearch.workers import Job, Split
@@ -54,7 +55,8 @@ class Jobs:
 
     def _finalists(self, ledger: Ledger) -> list[tuple[Entry, dict[str, Any]]]:
         """The best candidates and all baselines, each with its metrics.json."""
-        entries = ledger.ranking()[: self.file.final.top]
+        trained = ledger.having("trained", kind="candidate")
+        entries = ordered(trained, self.file.objectives)[: self.file.final.top]
         entries += ledger.having("trained", kind="baseline")
         return [(e, t) for e in entries if (t := self.folder.read_trial(e.number)) is not None]
 

@@ -91,9 +91,9 @@ class Ledger:
         return next((e for e in self.having(*STARTED) if e.hash == digest), None)
 
     def ranking(self) -> list[Entry]:
-        """Trained candidates, lowest loss first."""
+        """Trained candidates: what keeps to soft budgets first, then by the loss."""
         trained = self.having("trained", kind="candidate")
-        return sorted(trained, key=lambda e: (e.loss, e.number))
+        return sorted(trained, key=lambda e: (e.excess, e.loss, e.number))
 
     def counts(self) -> dict[str, Any]:
         """How many were proposed, and what became of them; rejections by budget."""

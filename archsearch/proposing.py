@@ -13,7 +13,7 @@ from dataclasses import asdict
 import optuna
 from optuna.trial import TrialState
 
-from archsearch import covering, evolution, halving, samplers
+from archsearch import covering, evolution, halving, ranking, samplers
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
 from archsearch.ledger import ATTRIBUTE, STARTED, Entry, Kind, Ledger
@@ -31,6 +31,7 @@ class Proposer:
         self, space: Space, study: optuna.Study, *, seed: int, trials: int, device: str = "cpu"
     ) -> None:
         self.space, self.study, self.trials, self.device = space, study, trials, device
+        self.objectives = space.file.objectives
         self.exhausted = False
         past = study.get_trials(deepcopy=False)
         self.ledger = Ledger(past)
@@ -74,7 +75,12 @@ class Proposer:
             return None
         entries = self._candidates()
         least = self.space.file.final.top
-        entry = halving.last(entries, eta, least) if last else halving.promotable(entries, eta)
+        wanted = self.objectives
+        entry = (
+            halving.last(entries, eta, wanted, least)
+            if last
+            else halving.promotable(entries, eta, wanted)
+        )
         if entry is not None:
             entry.state = "training"
             self.keep(entry)
@@ -100,8 +106,8 @@ class Proposer:
         """By the priors or by evolution, where Optuna's sampler is not to decide."""
         starting = len(self._candidates()) < samplers.STARTUP
         evolves = self.space.file.search.sampler == "evolution"
-        if evolves and not starting and (trained := self._trained()):
-            return evolution.child(self.space, trained, self.rng)
+        if evolves and not starting and (alive := self._alive()):
+            return evolution.child(self.space, alive, self.rng)
         if evolves or (starting and self.space.has_prior):
             return self.space.resolve(lambda _, domain: domain.draw(self.rng)).decisions
         return None
@@ -115,21 +121,27 @@ class Proposer:
         self.ledger.add(entry)
         self.asked[entry.number].set_user_attr(ATTRIBUTE, asdict(entry))
 
-    def settle(self, entry: Entry, state: TrialState, value: float | None = None) -> None:
-        """Closes a trial: its entry and its state, in the ledger and in the storage."""
+    def settle(self, entry: Entry, state: TrialState, values: ranking.Point | None = None) -> None:
+        """Closes a trial: its entry and its state, in the ledger and in the storage.
+
+        Args:
+            entry: what became of it.
+            state: Optuna's.
+            values: its objectives, if it is complete.
+        """
         trial = self.asked.pop(entry.number)
         if entry.kind == "baseline" and self.manner.whole and state == TrialState.COMPLETE:
-            state, value = TrialState.PRUNED, None  # it decides nothing: finished, it hides all
+            state, values = TrialState.PRUNED, None  # it decides nothing: finished, it hides all
         self.ledger.add(entry)
         trial.set_user_attr(ATTRIBUTE, asdict(entry))
-        self.study.tell(trial, value, state=state)
+        self.study.tell(trial, values, state=state)
 
     def _tell_again(self, entry: Entry) -> None:
         """Closes a trial whose entry says how it ended: killed before Optuna was told."""
         states = {"trained": TrialState.COMPLETE, "failed": TrialState.FAIL}
         if entry.state not in ("training", "paused"):
-            value = entry.loss if entry.state == "trained" else None
-            self.settle(entry, states.get(entry.state, TrialState.PRUNED), value)
+            values = ranking.point(entry, self.objectives) if entry.state == "trained" else None
+            self.settle(entry, states.get(entry.state, TrialState.PRUNED), values)
 
     def _ask(self) -> optuna.Trial:
         trial = self.study.ask()
@@ -165,24 +177,26 @@ class Proposer:
 
     def _reject(self, entry: Entry) -> None:
         """Settles what is not to be trained, in the form that the sampler hears."""
-        losses = [e.loss for e in self.ledger.having("trained") if e.loss is not None]
-        finished = self.manner.whole and losses
+        trained = [ranking.point(e, self.objectives) for e in self.ledger.having("trained")]
+        finished = self.manner.whole and trained
         state = TrialState.COMPLETE if finished else TrialState.PRUNED
-        self.settle(entry, state, max(losses) if finished else None)
+        worst = tuple(map(max, zip(*trained, strict=True)))
+        self.settle(entry, state, worst if finished else None)
 
-    def _trained(self) -> list[evolution.Individual]:
-        """The candidates with a loss, in the order in which they were proposed.
+    def _alive(self) -> list[evolution.Individual]:
+        """The latest candidates with a loss, of which parents are.
 
         Who came further is better: a rung is left by its best.
         """
+        known = [e for e in self._candidates() if e.loss is not None]  # at a rung, or at the end
+        alive = sorted(known, key=lambda e: e.number)[-evolution.POPULATION :]
+        keys = ranking.ranks(
+            [(e.excess, e.state != "trained", -len(e.rungs)) for e in alive],
+            [ranking.point(e, self.objectives) for e in alive],
+        )
         trials = self.study.get_trials(deepcopy=False)
-        return [
-            evolution.Individual(
-                trials[e.number].params, (e.excess, e.state != "trained", -len(e.rungs), e.loss)
-            )
-            for e in sorted(self._candidates(), key=lambda e: e.number)
-            if e.loss is not None  # at a rung, or at the end
-        ]
+        pairs = zip(alive, keys, strict=True)
+        return [evolution.Individual(trials[e.number].params, key) for e, key in pairs]
 
     def _screen(self, trial: optuna.Trial, kind: Kind, name: str, spec: ModelSpec) -> Entry | None:
         """Lets a proposal through to training, or settles it as a duplicate or over budget."""
@@ -196,7 +210,7 @@ class Proposer:
             for limit, ratio in first.constraints.items():
                 trial.set_constraint(limit, ratio)
             state = TrialState.COMPLETE if scored else TrialState.PRUNED
-            self.settle(entry, state, twin.loss if scored else None)
+            self.settle(entry, state, ranking.point(twin, self.objectives) if scored else None)
             return None
         found = self.space.file.budgets.screen(spec, self.space.file.ends, self.device)
         entry.cost, excess = found.costs, found.excess

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch import preflight, samplers
+from archsearch import preflight, ranking, samplers
 from archsearch.durable import is_full
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
@@ -111,12 +112,15 @@ def default_workers(device: str) -> int:
     return 1 if device != "cpu" else min(cores(), MAX_WORKERS)
 
 
-def open_storage(url: str, name: str) -> optuna.Study:
-    """Optuna's study of this name, created if it is not there."""
+def open_storage(url: str, name: str, objectives: int = 1) -> optuna.Study:
+    """Optuna's study of this name and so many objectives, created if it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return optuna.create_study(
-            storage=url, study_name=name, direction="minimize", load_if_exists=True
+            storage=url,
+            study_name=name,
+            directions=[StudyDirection.MINIMIZE] * objectives,
+            load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -165,7 +169,9 @@ class Driver:
 
     def open(self, storage: str | None) -> None:
         """Creates or loads the storage, and takes up what an earlier process left unfinished."""
-        stored = open_storage(storage or self.folder.storage, self.space.name)
+        stored = open_storage(
+            storage or self.folder.storage, self.space.name, len(self.file.objectives)
+        )
         self.folder.clear()
         self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
@@ -321,7 +327,9 @@ class Driver:
             return
         self.folder.drop_checkpoints(entry.number)  # of what ended otherwise than by training
         state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
-        self.proposer.settle(entry, state, entry.loss)
+        done = entry.state == "trained"
+        values = ranking.point(entry, self.file.objectives) if done else None
+        self.proposer.settle(entry, state, values)
         if self.ledger.ranking()[:1] == [entry]:
             self.publish()
 

@@ -32,6 +32,7 @@ class Trial:
         tasks: what the search measured, by task.
         tests: the final runs, on split "test", one for each fresh seed.
         failed_finals: how many of the final runs failed.
+        excess: by how much it is over soft budgets.
         breaches: budgets that the trained model was measured to be over: name, cost and limit.
         speed: how fast it is, as archsearch.speed measured it; empty where it did not.
     """
@@ -48,6 +49,7 @@ class Trial:
     failed_finals: int
     cause: str | None
     message: str | None
+    excess: float
     breaches: list[tuple[str, float, float]]
     speed: dict[str, Any]
 
@@ -96,6 +98,7 @@ class Trial:
             failed_finals=sum(failure.get("split") == "test" for failure in failures),
             cause=data.get("cause"),
             message=data.get("message"),
+            excess=data.get("excess") or 0.0,
             breaches=[(b["budget"], b["cost"], b["max"]) for b in data.get("breaches") or []],
             speed=data.get("speed") or {},
         )
@@ -106,7 +109,7 @@ class Findings:
     """A study as it stands.
 
     Attributes:
-        trials: trained and failed ones, lowest validation loss first, those without a loss last.
+        trials: trained and failed ones, those over soft budgets last, then by validation loss.
     """
 
     record: dict[str, Any]
@@ -119,7 +122,7 @@ class Findings:
         record, space = folder.read_record(), folder.read_space() or {}
         trials = [Trial.read(data) for data in folder.read_trials()]
         over = [t for t in trials if t.state in ("trained", "failed")]
-        over.sort(key=lambda t: (math.inf if t.loss is None else t.loss, t.number))
+        over.sort(key=lambda t: (t.excess, math.inf if t.loss is None else t.loss, t.number))
         return cls(record, space, over)
 
     @property
@@ -159,6 +162,11 @@ class Findings:
     @property
     def name(self) -> str:
         return str(self.record.get("name", "study"))
+
+    @property
+    def objectives(self) -> list[str]:
+        """What is to be small, the loss first."""
+        return self.space.get("objectives") or ["loss"]
 
     @property
     def tasks(self) -> list[str]:

@@ -16,6 +16,7 @@ from archsearch.report.agreement import agreement
 from archsearch.report.entries import entries
 from archsearch.report.figures import COSTS, COUNT, MORE, Cost
 from archsearch.report.findings import Findings, verdict
+from archsearch.report.front import front
 from archsearch.report.page import details, draw, escape, section, table, words
 from archsearch.report.seeds import seeds
 from archsearch.report.sheet import drawn, written
@@ -34,6 +35,7 @@ def write_report(study: str | Path) -> Path:
         _headline(findings),
         seeds(findings),
         _ledger(findings),
+        front(findings),
         _pareto(findings),
         _curves(findings),
         agreement(findings),

@@ -87,7 +87,7 @@ def halved(
             proposer.keep(entry)
         else:
             entry.state = "trained"
-            proposer.settle(entry, TrialState.COMPLETE, entry.loss)
+            proposer.settle(entry, TrialState.COMPLETE, (entry.loss,))
     return proposer
 
 

@@ -88,7 +88,7 @@ def go_on(space: Space, study: optuna.Study, seed: int, trials: int) -> Proposer
         if entry.kind == "candidate":
             loss = score(space.resolve(lambda path, _, params=params: params[path]))
         entry.state, entry.loss = "trained", loss
-        proposer.settle(entry, TrialState.COMPLETE, loss)
+        proposer.settle(entry, TrialState.COMPLETE, (loss,))
     return proposer
 
 

@@ -358,7 +358,7 @@ def test_a_duplicate_gets_the_score_of_its_twin(tmp_path: Path) -> None:
         entry = asking.next()
     assert entry is not None
     entry.state, entry.loss = "trained", 0.75
-    asking.settle(entry, optuna.trial.TrialState.COMPLETE, 0.75)
+    asking.settle(entry, optuna.trial.TrialState.COMPLETE, (0.75,))
     while (
         not (twins := asking.ledger.having("duplicate")) or twins[-1].duplicate_of != entry.number
     ):
