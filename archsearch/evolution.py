@@ -3,8 +3,9 @@
     parents    the best of a few drawn from the latest candidates that were trained
     crossover  a decision of one parent, with all that it owns, in place of the other's
     mutation   a decision moved: a number to one nearby, an alternative to another
-    growth     what a child must decide and no parent did: as the decision of that name over the
-               same values that stands nearest to it in the parents, else by the prior
+    growth     what a child must decide and no parent did: as the decision of that name that stands
+               nearest to it in a parent, else as one between the same alternatives, in their order
+               (a mixer of a stack as that of a branch), else by the prior
 
 Genes are decisions by path. A path names the alternatives that own it, so whatever children are
 made of, what they inherit fits where it stands; what nothing owns any more is dropped. Costs are
@@ -13,6 +14,7 @@ not asked here: a child over budget or seen before costs no training, and the ne
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,11 +54,11 @@ def child(space: Space, alive: Sequence[Individual], rng: random.Random) -> dict
     Raises:
         SpecError: a value of it cannot be calculated.
     """
-    first = _fittest(alive, rng).genes
-    parent = express(space, first, first, rng)
+    parent = whole(space, _fittest(alive, rng).genes, rng)
     if len(alive) > 1 and rng.random() < CROSSOVER:
-        second = _fittest(alive, rng).genes
-        parent = express(space, crossed(parent.decisions, second, rng), {**second, **first}, rng)
+        other = whole(space, _fittest(alive, rng).genes, rng)
+        genes = crossed(parent.decisions, other.decisions, rng)
+        parent = express(space, genes, [parent, other], rng)
     while (mutant := _mutated(space, parent, rng)) is not parent and rng.random() < AGAIN:
         parent = mutant
     return mutant.decisions
@@ -97,21 +99,66 @@ def _mutated(space: Space, parent: Draw, rng: random.Random) -> Draw:
         return parent
     path = rng.choice(free)
     value = moved(parent.domains[path], parent.decisions[path], rng)
-    return express(space, {**parent.decisions, path: value}, parent.decisions, rng)
+    return express(space, {**parent.decisions, path: value}, [parent], rng)
 
 
-def express(space: Space, genes: Genes, donors: Genes, rng: random.Random) -> Draw:
-    """The draw that genes make of a space; what they lack is grown from the donors' decisions."""
+def whole(space: Space, genes: Genes, rng: random.Random) -> Draw:
+    """The draw of which an individual has the genes; what it lacks, by the prior."""
+    return express(space, genes, [], rng)
+
+
+def express(space: Space, genes: Genes, donors: Sequence[Draw], rng: random.Random) -> Draw:
+    """The draw that genes make of a space; what they lack is grown from the donors, in turn."""
+    grafts = [Graft(donor) for donor in donors]
 
     def choose(path: str, domain: Domain) -> Value:
         if path in genes:
             return genes[path]
-        alike = [p for p in donors if _name(p) == _name(path) and _legal(domain, donors[p])]
-        if not alike:
-            return domain.draw(rng)
-        return donors[max(alike, key=lambda p: _kinship(p, path))]
+        for graft in grafts:
+            if (value := graft.value(path, domain)) is not None:
+                return value
+        return domain.draw(rng)
 
     return space.resolve(choose)
+
+
+class Graft:
+    """What a child has of a donor in places that the donor does not have."""
+
+    def __init__(self, donor: Draw) -> None:
+        self.donor = donor
+        self.origins: dict[str, str] = {}  # of what was grown: from where
+        self.taken: Counter[tuple[Value, ...]] = Counter()
+
+    def value(self, path: str, domain: Domain) -> Value | None:
+        """For a decision that is lacking; None where the donor has none of the kind."""
+        source = self._below(path) or self._namesake(path, domain) or self._kin(domain)
+        if source is None or not _legal(domain, self.donor.decisions[source]):
+            return None
+        self.origins[path] = source
+        return self.donor.decisions[source]
+
+    def _below(self, path: str) -> str | None:
+        """The same below what the place above was grown from."""
+        for place, source in self.origins.items():
+            if _owns(place, path) and (twin := source + path[len(place) :]) in self.donor.decisions:
+                return twin
+        return None
+
+    def _namesake(self, path: str, domain: Domain) -> str | None:
+        """The decision of that name, with a value that is legal here, that stands most alike."""
+        names = [p for p in self.donor.decisions if _name(p) == _name(path)]
+        legal = [p for p in names if _legal(domain, self.donor.decisions[p])]
+        return max(legal, key=lambda p: _kinship(p, path), default=None)
+
+    def _kin(self, domain: Domain) -> str | None:
+        """A decision between the same alternatives, whatever its name: the next one each time."""
+        if not isinstance(domain, Choice):
+            return None
+        domains = self.donor.domains.items()
+        kin = [p for p, d in domains if isinstance(d, Choice) and d.labels == domain.labels]
+        self.taken[domain.labels] += 1
+        return kin[(self.taken[domain.labels] - 1) % len(kin)] if kin else None
 
 
 def _name(path: str) -> str:

@@ -89,11 +89,10 @@ class Proposer:
     def _proposals(self) -> Iterator[dict[str, Value] | None]:
         """What to propose one after the other; None leaves it to Optuna's sampler."""
         if self.space.file.search.sampler == "exhaustive":
-            trials, cut_short = (
-                self.study.get_trials(deepcopy=False),
-                self.ledger.numbers("interrupted"),
-            )
-            past = {samplers.identity(t.params) for t in trials if t.number not in cut_short}
+            trials = self.study.get_trials(deepcopy=False)
+            seen = [e.number for e in self.ledger.entries.values() if e.kind == "candidate"]
+            cut_short = self.ledger.numbers("interrupted")
+            past = {samplers.identity(trials[n].params) for n in seen if n not in cut_short}
             yield from (d for d in samplers.every(self.space) if samplers.identity(d) not in past)
             return
         for _ in range(PATIENCE):

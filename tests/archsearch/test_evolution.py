@@ -10,7 +10,7 @@ import pytest
 
 from archsearch import evolution, load_space
 from archsearch.domains import Float, Int, Range, Value, parse
-from archsearch.evolution import Individual, child, crossed, express, moved
+from archsearch.evolution import Individual, child, crossed, express, moved, whole
 from archsearch.space import Space
 
 FILES = sorted(Path(__file__).parents[2].glob("spaces/*.yaml"))
@@ -133,7 +133,7 @@ def test_children_of_two_have_nothing_of_a_third(branches: Space) -> None:
     for _ in range(100):
         one, two = individuals(branches, rng, 2)
         genes = crossed(one.genes, two.genes, rng)
-        draw = express(branches, genes, {**two.genes, **one.genes}, rng)
+        draw = express(branches, genes, [whole(branches, g.genes, rng) for g in (one, two)], rng)
         for path, value in draw.decisions.items():
             assert value in (one.genes.get(path), two.genes.get(path))
 
@@ -151,11 +151,36 @@ def test_what_was_decided_travels_with_its_name(branches: Space) -> None:
     }
     genes = {"topology": "interleave", "topology/interleave/major": "retention"}
     for seed in range(5):
-        draw = express(branches, genes, before, random.Random(seed))
+        donor = whole(branches, before, random.Random(seed))
+        draw = express(branches, genes, [donor], random.Random(seed))
         assert draw.decisions == {
             **genes,
             "topology/interleave/major/retention/heads": 2,
             "topology/interleave/major/retention/decay/half_life": 33.0,
+        }
+
+
+def test_the_like_under_another_name_is_taken_in_its_order(branches: Space) -> None:
+    """A branch becomes a major mixer, whole; a second branch is grown from the next of its kind."""
+    before = {
+        "topology": "interleave",
+        "topology/interleave/major": "mamba",
+        "topology/interleave/major/mamba/state": 16,
+    }
+    for seed in range(5):
+        rng = random.Random(seed)
+        donor = whole(branches, before, rng)
+        draw = express(branches, {"topology": "parallel"}, [donor], rng)
+        for branch in ("topology/parallel/branches/0", "topology/parallel/branches/1"):
+            assert draw.decisions[branch] == "mamba"
+            assert draw.decisions[f"{branch}/mamba/state"] == 16
+        back = {**draw.decisions, "topology/parallel/branches/0": "attention"}
+        back["topology/parallel/branches/0/attention/heads"] = 8
+        again = express(branches, {"topology": "interleave"}, [whole(branches, back, rng)], rng)
+        assert again.decisions == {
+            "topology": "interleave",
+            "topology/interleave/major": "attention",
+            "topology/interleave/major/attention/heads": 8,
         }
 
 
