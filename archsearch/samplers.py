@@ -53,9 +53,9 @@ MANNERS: dict[Sampler, Manner] = {
 
 def require(name: Sampler) -> None:
     """UserError where a sampler needs what is not installed."""
-    if name == "gp" and (find_spec("scipy") is None or find_spec("greenlet") is None):
+    if name == "gp" and find_spec("greenlet") is None:
         raise UserError(
-            "search.sampler: gp needs scipy and greenlet; pip install 'archsearch[gp]', "
+            "search.sampler: gp needs greenlet; pip install 'archsearch[gp]', "
             "or take another: evolution, tpe"
         )
 

@@ -1,6 +1,7 @@
 """The report of a study: findings read from its folder, drawn as figures, written as one page.
 
-findings   what the study found, its verdict, its Pareto front
+findings   what the study found, its Pareto front
+verdict    what it may claim: the winner, or those that are tied
 figures, latency, diagram   drawn with plotly: losses against costs and steps; times against
            contexts; the best architecture
 entries, seeds, speeds   sections with a table each: everything trained, the final runs over their

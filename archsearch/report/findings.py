@@ -1,4 +1,4 @@
-"""What a study found so far, read from its folder alone: its trials, the verdict, the Pareto front.
+"""What a study found so far, read from its folder alone: its trials, and the Pareto front.
 
 A study may be read while it runs, so anything may be missing; a number that is missing or not
 finite is None.
@@ -222,79 +222,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[i][1] < points[front[-1]][1] or points[i] == points[front[-1]]:
             front.append(i)
     return front
-
-
-def verdict(findings: Findings) -> str:
-    """Whether the best candidate beats the baselines, said no louder than the final runs allow."""
-    best, baselines = findings.best, findings.baselines
-    if best is None:
-        return "No candidate has been trained yet."
-    if not best.finals:
-        return _unsettled(best, baselines) + _missing(findings)
-    n = len(best.finals)
-    seeds = "one fresh seed" if n == 1 else f"{n} fresh seeds"
-    text = (
-        f"Trained again on {seeds} and measured on the test split, which the search never saw, "
-        f"{best.name} reaches a loss of {spread(best.finals)}."
-    )
-    known = [b for b in baselines if b.finals]
-    for relation in RELATIONS:
-        group = [b for b in known if compare(best.finals, b.finals) == relation]
-        told = " and ".join(f"{b.name}, {spread(b.finals)}" for b in group)
-        text += f" It {relation} {told}." if group else ""
-    if any(len(t.finals) == 1 for t in (best, *known)):
-        text += " One seed shows no spread: a difference seen on one seed may be luck."
-    return text + _missing(findings)
-
-
-BEATS, BELOW, SAME, ABOVE, BEATEN = RELATIONS = (
-    "beats",
-    "is below",
-    "is not told apart at these seeds from",
-    "is above",
-    "is beaten by",
-)
-
-
-def compare(ours: list[float], theirs: list[float]) -> str:
-    """How final losses relate. Only ranges that do not touch tell two apart."""
-    one = min(len(ours), len(theirs)) == 1
-    if max(ours) < min(theirs):
-        return BELOW if one else BEATS
-    if min(ours) > max(theirs):
-        return ABOVE if one else BEATEN
-    return SAME
-
-
-def spread(losses: list[float]) -> str:
-    """Mean and range: `1.960 (1.950 to 1.970)`."""
-    mean = sum(losses) / len(losses)
-    if len(losses) == 1:
-        return f"{mean:.3f} (one seed)"
-    return f"{mean:.3f} ({min(losses):.3f} to {max(losses):.3f})"
-
-
-def _unsettled(best: Trial, baselines: list[Trial]) -> str:
-    others = ", ".join(f"{b.name} {b.loss:.3f}" for b in baselines)
-    return (
-        f"{best.name} has the lowest validation loss of the candidates, {best.loss:.3f} "
-        f"(baselines: {others or 'none trained'}). These are single-seed validation losses: "
-        f"{best.name} has no final runs yet, and one seed shows no spread."
-    )
-
-
-def _missing(findings: Findings) -> str:
-    """What no verdict was reached on: a baseline left out is not a baseline beaten."""
-    settled = findings.best is not None and findings.best.finals
-    waiting = [b.name for b in findings.baselines if settled and not b.finals]
-    gone = [(t.name, t.state) for t in findings.trials if t.kind == "baseline" and t.loss is None]
-    for entry in findings.untrained:
-        if entry.get("kind") == "baseline":
-            gone.append((entry["name"], entry["state"].replace("_", " ")))
-    failed = [f"{t.name} {t.failed_finals}" for t in findings.trials if t.failed_finals]
-    told = {
-        "Without a final run": waiting,
-        "Not trained": [f"{name} ({state})" for name, state in gone],
-        "Final runs that failed": failed,
-    }
-    return "".join(f" {what}: {', '.join(names)}." for what, names in told.items() if names)

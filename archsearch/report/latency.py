@@ -52,7 +52,8 @@ def latency(findings: Findings, what: What) -> go.Figure | None:
 def _ticks(times: list[float]) -> list[float]:
     """1, 2, 5, 10 ... around all of them: plotly's own crowd a short logarithmic axis."""
     low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
-    steps = [first * 10.0**power for power in range(low, high + 1) for first in (1, 2, 5)]
+    powers = range(low - 1, high + 2)  # logarithms are rounded: one more on either side
+    steps = [first * 10.0**power for power in powers for first in (1, 2, 5)]
     first = max(i for i, step in enumerate(steps) if step <= min(times))
     last = min(i for i, step in enumerate(steps) if step >= max(times))
     return steps[first : max(last, first + 1) + 1]

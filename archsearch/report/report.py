@@ -15,12 +15,13 @@ from archsearch.report import figures, page
 from archsearch.report.agreement import agreement
 from archsearch.report.entries import entries
 from archsearch.report.figures import COSTS, COUNT, MORE, Cost
-from archsearch.report.findings import Findings, verdict
+from archsearch.report.findings import Findings
 from archsearch.report.front import front
 from archsearch.report.page import details, draw, escape, section, table, words
 from archsearch.report.seeds import seeds
 from archsearch.report.sheet import drawn, written
 from archsearch.report.speeds import speeds
+from archsearch.report.verdict import verdict
 
 
 def write_report(study: str | Path) -> Path:

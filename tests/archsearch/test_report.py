@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
+from scipy import stats
 
 import archsearch
 from archsearch.errors import UserError
@@ -16,7 +17,8 @@ from archsearch.folder import StudyFolder
 from archsearch.report import write_report
 from archsearch.report.diagram import architecture, layout
 from archsearch.report.figures import BYTES, COSTS, MORE
-from archsearch.report.findings import Findings, pareto_front, verdict
+from archsearch.report.findings import Findings, pareto_front
+from archsearch.report.verdict import difference, verdict
 from archsearch.spec import ModelSpec
 
 PLOTLY = get_plotlyjs()
@@ -217,7 +219,8 @@ def test_the_loss_has_its_unit(tmp_path, units, said):
 @pytest.mark.parametrize(
     ("ours", "theirs", "says"),
     [
-        ([1.4, 1.5], [1.6, 1.7], "It beats retnet, 1.650 (1.600 to 1.700)."),
+        ([1.4, 1.5], [1.6, 1.7], "It beats retnet, 1.650 (1.600 to 1.700) (by 0.200, 0.200 to"),
+        ([1.4, 1.5, 1.3], [1.6, 1.7, 1.6], "It beats retnet, 1.633 (1.600 to 1.700) (by 0.233, 0."),
         ([1.4, 1.6], [1.6, 1.7], "It is not told apart at these seeds from retnet"),
         ([1.5], [1.4, 1.6], "It is not told apart at these seeds from retnet"),
         ([1.8, 1.9], [1.6, 1.7], "It is beaten by retnet"),
@@ -228,8 +231,35 @@ def test_the_loss_has_its_unit(tmp_path, units, said):
 def test_the_verdict_is_no_louder_than_the_final_runs(study, ours, theirs, says):
     text = study.add("retnet", 2.0, theirs).add("trial 1", 1.5, ours).verdict()
     assert says in text
-    assert ("beats" in text) == (len(ours) > 1 and max(ours) < min(theirs))
+    assert ("beats" in text) == ("beats" in says)
+    assert ("It is the winner" in text) == ("beats" in says)
+    assert ("a tied set of 2 (retnet, trial 1)" in text) == ("not told apart" in says)
+    assert ("not the best here: retnet is" in text) == ("beaten" in says)
     assert ("no spread" in text) == (min(len(ours), len(theirs)) == 1)
+
+
+def test_differences_are_paired_by_seed(study):
+    """A seed that is hard for both says nothing of either: the interval is of what is left."""
+    noise = [0.0, 0.5, -0.4, 0.2]
+    ours, theirs = [1.0 + x for x in noise], [1.1 + x + 0.01 * i for i, x in enumerate(noise)]
+    study.add("retnet", 2.0, theirs).add("trial 1", 1.5, ours)
+    retnet, best = sorted(Findings.read(study.folder).trained, key=lambda t: t.name)
+    found = difference(best, retnet)
+    assert found is not None
+    test = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((test.low, test.high))
+    assert found.mean == pytest.approx(-0.115)
+    assert found.n == 4
+    assert max(ours) > min(theirs)
+    assert "It is the winner" in study.verdict()
+
+
+def test_a_tied_set_has_candidates_and_baselines(study):
+    study.add("retnet", 2.0, [1.6, 1.7, 1.5]).add("trial 1", 1.5, [1.5, 1.7, 1.6])
+    study.add("trial 2", 1.6, [1.55, 1.6, 1.7]).add("trial 3", 1.7, [1.9, 2.1, 2.0])
+    text = study.verdict()
+    assert "No winner: a tied set of 3 (retnet, trial 1, trial 2)" in text
+    assert "It beats trial 3" in text
 
 
 def test_the_page_opens_with_the_verdict(study):

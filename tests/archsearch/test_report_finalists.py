@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import archsearch
@@ -171,6 +171,7 @@ def test_latency_is_drawn_against_context(what: Any) -> None:
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=6))
+@example([999.9999999999999])
 def test_the_ticks_of_an_axis_are_around_its_values_and_few(times: list[float]) -> None:
     ticks = _ticks(times)
     assert ticks[0] <= min(times) <= max(times) <= ticks[-1]
