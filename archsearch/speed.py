@@ -82,7 +82,7 @@ def speed(
         size = {"batch": batch, "seq_len": length}
         peak = measuring.train_memory(spec, task.ends, **size, device=device)
         traced = None if peak is not None else memory.train_memory(spec, task.ends, **size).peak
-        train, model = _trained(spec, task, training, device, seconds * SLICE)
+        train, model = step_time(spec, task, training, device, seconds * SLICE)
         reader = Reader(model.eval(), task.ends, device, seconds)
         with torch.inference_mode():
             decode, contexts = reader.decode(batch, length), reader.contexts()
@@ -100,7 +100,7 @@ def speed(
     }
 
 
-def _trained(
+def step_time(
     spec: ModelSpec, task: Task, training: Training, device: str, limit: float
 ) -> tuple[Time, Model]:
     """The time of a training step, and the model."""

@@ -55,22 +55,33 @@ def diff(
 
 @app.command()
 def cost(
-    spec: Annotated[Path, typer.Argument(help="An architecture.", metavar="SPEC.yaml")],
+    source: Annotated[Path, typer.Argument(help="What it is of.", metavar="SPEC.yaml|SPACE")],
     batch: Annotated[int, typer.Option(min=1)] = 1,
     seq_len: Annotated[int, typer.Option(min=1)] = 256,
     vocab: Annotated[int, typer.Option(min=1)] = 256,
     measure: Annotated[bool, typer.Option("--measure", help="Time it as well.")] = False,
     device: Annotated[str, typer.Option(help="Where it is timed.")] = "cpu",
+    workers: Annotated[int | None, typer.Option(min=1, help="Of a study of a space.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for programs.")] = False,
 ) -> None:
-    """Tell what an architecture costs before it is trained; nothing is allocated."""
-    from archsearch import pricing
-    from archsearch.loading import load_spec
-    from archsearch.preflight import require_device
+    """Tell what an architecture costs before it is trained, or what a study of a space takes.
 
-    if measure:
+    Of an architecture nothing is allocated; of a space a few candidates are timed for some steps.
+    """
+    from archsearch import estimate, pricing
+    from archsearch.engines import Local
+    from archsearch.preflight import require_device
+    from archsearch.space import Space
+    from archsearch.viewing.opening import opened
+
+    what = opened(source).what
+    if measure or isinstance(what, Space):
         require_device(device)
-    prices = pricing.price(load_spec(spec), batch, seq_len, vocab, device if measure else None)
+    if isinstance(what, Space):
+        size = Local(device).workers(workers).size
+        prices = estimate.estimate(what, size, device)
+    else:
+        prices = pricing.price(what, batch, seq_len, vocab, device if measure else None)
     print(prices.json() if as_json else prices.table())
 
 

@@ -1,0 +1,91 @@
+"""What a study takes, told before it starts: counts as they will be, times of what is timed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archsearch import estimate, load_space, speed, study
+from archsearch.estimate import Load, share
+from archsearch.folder import StudyFolder
+from archsearch.measuring import Time
+from archsearch.space import Space
+
+SPACE = """
+archsearch: 1
+name: told
+model:
+  dim: 8
+  layers: 2
+  topology: {type: interleave, major: {choice: [gru, lstm]}, minor: attention}
+tasks:
+  - {type: in_context_recall, vocab: 8, length: 16, batch: 4}
+  - {type: parity, length: 12, batch: 3}
+train: {steps: 9, rungs: [3], lr: [1e-3, 3e-3], curriculum: [0.5]}
+search: {sampler: exhaustive, trials: 2}
+baselines: [gla]
+final: {top: 1, seeds: 2}
+"""
+
+
+def written(folder: Path, old: str = "", new: str = "") -> Space:
+    assert old in SPACE
+    (folder / "told.yaml").write_text(SPACE.replace(old, new))
+    return load_space(folder / "told.yaml")
+
+
+def test_tokens_and_flops_are_those_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all its runs: several rates in the search, the chosen one after it; lessons and all."""
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+    space = written(tmp_path, "{choice: [gru, lstm]}", "gru")
+    told = estimate.estimate(space, 1, "cpu", trials=1)
+    study(space, trials=1, out=tmp_path / "s", workers=1)
+    runs = [run for trial in StudyFolder(tmp_path / "s").read_trials() for run in trial["runs"]]
+    assert told.trainings == len(runs)
+    assert told.work.tokens == sum(run["tokens"] for run in runs)
+    assert told.work.flops == sum(run["flops"] for run in runs)
+
+
+def test_seconds_are_of_steps_and_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """9 steps of 1 s and two evaluations of 10 s on each of two tasks, so often as is trained."""
+    monkeypatch.setattr(estimate, "step_time", lambda *_: (Time(1.0, 1.0, 1.0, 5), None))
+    monkeypatch.setattr(estimate.measuring, "once", lambda *_: 10.0)
+    one = 2 * (9 + 2 * 10)
+    told = estimate.estimate(written(tmp_path), 4, "cpu")
+    trained = 3 * 2 + 2 * 2  # two rates of two candidates and a baseline, then two seeds of two
+    assert told.work.seconds == pytest.approx(one * trained)
+    assert told.measuring == 2 * speed.ALLOWANCE
+    assert told.seconds == told.least == told.most
+    assert told.seconds == pytest.approx(one * trained / 4 + told.measuring)
+
+
+def test_rungs_leave_a_share(tmp_path: Path) -> None:
+    space = written(
+        tmp_path, "rungs: [3], lr: [1e-3, 3e-3], curriculum: [0.5]}", "rungs: [1, 0.5]}"
+    )
+    assert share(space.file) == 1.0
+    halved = written(tmp_path, "search: {", "search: {eta: 3, ")
+    assert share(halved.file) == pytest.approx(3 / 9 + 6 / 9 / 3)
+    assert Load(1.0, 2.0, 3.0) * 2 + Load(1.0) == Load(3.0, 4.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(3.2, "3 s"), (119, "119 s"), (252, "4.2 min"), (27000, "7.5 h")]
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert estimate.duration(seconds) == told
+
+
+def test_the_command(tmp_path: Path, command: Any) -> None:
+    written(tmp_path)
+    code, out, _ = command("cost", str(tmp_path / "told.yaml"), "--workers", "3")
+    assert code == 0
+    assert "7, final runs included" in out
+    assert "with 3 " in out
+    code, out, _ = command("cost", str(tmp_path / "told.yaml"), "--json")
+    assert json.loads(out)["trainings"] == 7
