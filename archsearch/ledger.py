@@ -127,8 +127,8 @@ def environment(device: str) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "device": device,
             "accelerator": torch.cuda.get_device_name(device)
-            if device.startswith("cuda")
-            else None,
+            if device.startswith("cuda") and torch.cuda.is_available()
+            else None,  # a cluster's are with its nodes
         },
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

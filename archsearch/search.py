@@ -1,48 +1,21 @@
-"""The study: propose, screen, train, record, until the trials are done; then test the best again.
+"""The study as one call: what is wrong is said before anything is written, then the driver runs."""
 
-    proposer -> jobs -> worker processes -> metrics in the folder -> the proposer hears the loss
-
-At the end, when nothing else of it runs, it measures how fast the best are.
-
-This process is the only writer. Whatever is killed at whatever moment, the same command goes on:
-jobs without a result run again under their own number, and nothing finished is lost.
-"""
-
-import errno
-import math
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
-
-from archsearch import preflight, ranking, samplers
+from archsearch import engines
+from archsearch.driver import Driver
 from archsearch.durable import is_full
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
-from archsearch.jobs import Jobs
-from archsearch.ledger import Entry, environment
-from archsearch.proposing import Proposer
+from archsearch.ledger import Entry
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
-from archsearch.speed import SpeedJob
-from archsearch.status import Status, Watch
-from archsearch.workers import SPENT, Done, Failed, Job, Message, Pool, Progress
-
-ATTEMPTS = 3
-"""How often a job is begun whose worker dies: what kills it may be the job itself."""
-MAX_WORKERS = 8
-"""Default limit; a worker holds about 400 MB."""
+from archsearch.status import Watch
+from archsearch.storing import connected, lost
 
 
 @dataclass
@@ -67,6 +40,9 @@ def study(
     storage: str | None = None,
     device: str = "cpu",
     seed: int | None = None,
+    engine: engines.Name = "local",
+    address: str | None = None,
+    gpus_per_trial: float = 1.0,
     watch: Watch = lambda status: None,
 ) -> Result:
     """Runs a study to its end, or goes on with it where it stopped.
@@ -74,317 +50,48 @@ def study(
     Args:
         space: what is searched.
         trials: candidates to train; the space's own number if None.
-        workers: processes; one per core, at most 8, if None (one on an accelerator).
+        workers: trainings at a time. If None, one per core, at most 8, or one on an accelerator; of
+            a cluster, all it has room for.
         out: the study's folder; studies/<name> if None.
         storage: an Optuna storage URL; SQLite in the folder if None.
         device: where models are trained.
         seed: the space's own if None.
+        engine: local, for processes of this machine, or ray, for the nodes of a cluster.
+        address: of the Ray cluster; if None, the one that RAY_ADDRESS or this machine knows, else
+            one that is started here.
+        gpus_per_trial: what a training on CUDA has of a GPU, on a cluster.
         watch: called with a Status whenever something happened.
 
     Raises:
         NoFeasibleCandidate: nothing fits the budgets.
-        UserError: the folder holds a study of another space, a task cannot be prepared, or there
-            is no room to write.
+        UserError: the folder holds a study of another space, a task cannot be prepared, no worker
+            could do a training, there is no room to write, or the storage is lost.
     """
-    driver = Driver(space, StudyFolder(out or Path("studies") / space.name), device, seed, trials)
-    driver.preflight()
-    with _room(driver.folder.path), driver.folder.locked():
-        driver.open(storage)
-        return driver.run(workers or default_workers(device), watch)
+    folder = StudyFolder(out or Path("studies") / space.name)
+    with engines.make(engine, device, address, gpus_per_trial) as place:
+        driver = Driver(space, folder, place, seed=seed, trials=trials)
+        driver.preflight(workers)
+        with _kept(folder.path), folder.locked(), connected(storage or folder.storage) as opened:
+            driver.open(opened)
+            driver.run(workers, watch)
+    best = next(iter(driver.ledger.ranking()), None)
+    spec = ModelSpec.model_validate(best.spec) if best else None
+    return Result(folder.path, spec, best, driver.ledger.counts(), driver.proposer.exhausted)
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Tells in words that a disk is full: no trial has failed by it, and none is lost."""
+def _kept(path: Path) -> Iterator[None]:
+    """Tells that there is nowhere to write: no trial has failed by it, and none is lost."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if not is_full(error):
-            raise
-        raise UserError(
-            f"{path}: no room left to write ({str(error).splitlines()[0]}); what finished is kept. "
-            "Make room, and the same command goes on"
-        ) from None
-
-
-def default_workers(device: str) -> int:
-    """One per core, at most MAX_WORKERS; one on an accelerator."""
-    return 1 if device != "cpu" else min(cores(), MAX_WORKERS)
-
-
-def open_storage(url: str, name: str, objectives: int = 1) -> optuna.Study:
-    """Optuna's study of this name and so many objectives, created if it is not there."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(
-            storage=url,
-            study_name=name,
-            directions=[StudyDirection.MINIMIZE] * objectives,
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"storage {url}: {reason}; check the URL and its driver") from None
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Driver:
-    """One study in progress: its jobs, its workers, its folder."""
-
-    def __init__(
-        self, space: Space, folder: StudyFolder, device: str, seed: int | None, trials: int | None
-    ) -> None:
-        self.space, self.file, self.folder, self.device = space, space.file, folder, device
-        self.seed = self.file.seed if seed is None else seed
-        self.trials = trials or self.file.search.trials
-        self.jobs = Jobs(space, folder, device, self.seed)
-        self.running: dict[tuple[int, int], Progress | None] = {}
-        self.seconds: list[float] = []  # of the trainings that came to their end here
-        self.jobs_done = 0
-        self.told = -math.inf
-        self.again: list[Job] = []  # whose worker died
-
-    def preflight(self) -> None:
-        """Finds what is wrong before anything is written."""
-        preflight.require_device(self.device)
-        samplers.require(self.file.search.sampler)
-        for task in self.file.tasks:
-            task.prepare()
-        preflight.require_same_space(self.folder, self.document())
-        preflight.require_same_blocks(self.folder, self.space)
-        preflight.require_same_sources(self.folder)
-        preflight.require_same_checkpoints(self.folder)
-        preflight.require_feasible(self.space, self.seed)
-
-    def document(self) -> dict[str, Any]:
-        """The space as this study resolves it."""
-        data = self.file.model_dump(mode="json")
-        data["blocks"] = list(self.space.blocks)
-        data["seed"], data["search"]["trials"] = self.seed, self.trials
-        return data
-
-    def open(self, storage: str | None) -> None:
-        """Creates or loads the storage, and takes up what an earlier process left unfinished."""
-        stored = open_storage(
-            storage or self.folder.storage, self.space.name, len(self.file.objectives)
-        )
-        self.folder.clear()
-        self.folder.write_blocks(self.space.blocks)
-        self.folder.write_space(self.document())
-        self.proposer = Proposer(
-            self.space, stored, seed=self.seed, trials=self.trials, device=self.device
-        )
-        self.ledger = self.proposer.ledger
-        for entry in self.ledger.having("training"):
-            trial = self.folder.read_trial(entry.number)
-            if trial is not None and self._is_news(entry, trial):
-                self.close(entry, trial)  # the result was written, the storage not yet told
-        self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
-        trials = self.folder.read_trials()
-        if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
-            raise UserError(
-                f"{storage or self.folder.storage}: its study {self.space.name!r} has trials "
-                f"{sorted(missing)} that {self.folder.path} has not; name the folder it was run in"
-                " with --out, or another storage"
-            )
-        self.publish()
-        ended = [len(t["runs"]) + len(t["failures"]) + ("waiting" in t) for t in trials]
-        self.jobs_done = sum(ended)
-        self.environment = environment(self.device)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        past = self.folder.read_record() if self.folder.record.exists() else {"started": now}
-        self.times = {"started": past["started"], "resumed": past.get("resumed", [])}
-        if self.folder.record.exists():
-            self.times["resumed"].append(now)
-        self.write_record()
-        self.folder.write_status(self.status("search", 1).snapshot())
-
-    def run(self, workers: int, watch: Watch) -> Result:
-        """Keeps the workers busy until nothing is left to do."""
-        with Pool(workers) as pool:
-            self._drain(pool, "search", self.next_job, watch)
-            self.prune()
-            self._drain(pool, "final", partial(next, self.jobs.final(self.ledger), None), watch)
-        with Pool(1) as alone:  # the workers are gone: a time is of what has the machine for itself
-            self._drain(alone, "speed", partial(next, self.jobs.speed(self.ledger), None), watch)
-        self.write_record(finished=datetime.now(UTC))
-        self.tell(watch, "finished", workers)
-        best = next(iter(self.ledger.ranking()), None)
-        spec = ModelSpec.model_validate(best.spec) if best else None
-        return Result(self.folder.path, spec, best, self.ledger.counts(), self.proposer.exhausted)
-
-    def next_job(self) -> Job | None:
-        """Of the search: what was left over, then what is proposed only when it is asked for."""
-        if self.left_over:
-            return self.left_over.pop(0)
-        entry = self.proposer.next()
-        return None if entry is None else self.jobs.search(entry)
-
-    def prune(self) -> None:
-        """Ends the search for candidates that still wait: they go no further."""
-        for entry in self.ledger.having("paused"):
-            trial = self.folder.read_trial(entry.number) or self._new_trial(entry)
-            trial["state"] = entry.state = "pruned"
-            self.folder.write_trial(entry.number, ModelSpec.model_validate(entry.spec), trial)
-            self.folder.drop_checkpoints(entry.number)
-            self.proposer.settle(entry, TrialState.PRUNED)
-
-    def _drain(self, pool: Pool, phase: str, take: Callable[[], Job | None], watch: Watch) -> None:
-        """Feeds jobs to the pool as it has room, one ready ahead of need, and hears it out.
-
-        What a dead worker had comes first.
-        """
-        ahead = take()
-        while ahead is not None or pool.running:
-            while ahead is not None and pool.has_room:
-                pool.submit(ahead)
-                self.running[ahead.number, ahead.seed] = None
-                self.tell(watch, phase, pool.size)
-                ahead = take()
-            for message in pool.messages(0.5):
-                self.hear(message)
-            self.tell(watch, phase, pool.size)
-            while self.again:
-                pool.submit(self.again.pop())  # there is room: its worker is gone
-            ahead = ahead or take()  # who waits may go on by what was heard
-
-    def hear(self, message: Message) -> None:
-        """Writes down what a worker said: the folder first, then the storage."""
-        job = message.job
-        if isinstance(message, Progress):
-            self.running[job.number, job.seed] = message
-            return
-        del self.running[job.number, job.seed]
-        entry = self.ledger.entries[job.number]
-        if self._begins_again(entry, message):
-            return
-        if isinstance(message, Failed) and message.cause == "disk_full":
-            raise OSError(errno.ENOSPC, message.message)  # the trial stays open
-        trial = self.folder.read_trial(job.number) or self._new_trial(entry)
-        if isinstance(job, SpeedJob):
-            failed = isinstance(message, Failed)
-            trial["speed"] = {"left_out": message.message} if failed else message.run
-            self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
-            return
-        self.jobs_done += not job.pause  # further ones of a candidate are of the same
-        trial.pop("waiting", None)
-        if isinstance(message, Done):
-            news = self._news(entry, trial, message.run)
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_full(error):
+            told = f"no room left to write ({why}); what finished is kept. Make room"
+        elif (gone := lost(error)) is not None:
+            told = f"the storage is lost ({gone}); what finished is kept. Bring it back"
         else:
-            why = {"state": "failed", "cause": message.cause, "message": message.message}
-            trial["failures"].append({"seed": job.seed, "split": job.split, **why})
-            news = why | {"loss": None}
-        trial["deaths"] = entry.deaths
-        if job.split == "val":
-            trial |= news
-            if news["state"] == "trained":
-                over = self.file.budgets.breaches(trial["runs"][-1]["measured"])
-                trial["breaches"] = [asdict(excess) for excess in over]
-        self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
-        if job.split == "val":
-            self.close(entry, trial)
-        self.write_record()
-
-    def _begins_again(self, entry: Entry, message: Message) -> bool:
-        """Whether a worker died over a training that may be begun once more; if so, it is."""
-        job = message.job
-        died = isinstance(message, Failed) and message.cause == "died"
-        if not died or isinstance(job, SpeedJob) or job.attempt + 1 >= ATTEMPTS:
-            return False
-        entry.deaths += 1
-        if job.split == "val":
-            self.proposer.keep(entry)
-        self.running[job.number, job.seed] = None
-        self.again.append(replace(job, attempt=job.attempt + 1))
-        return True
-
-    def _news(self, entry: Entry, trial: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-        """What a run means for its trial, where it is put: as done, or as what is to go on."""
-        news = {"loss": run["loss"], "spent": {key: run[key] for key in SPENT}}
-        if not run.pop("paused", False):
-            trial["runs"].append(run)
-            self.seconds.append(run["seconds"])
-            return news | {"state": "trained"}
-        trial["waiting"] = run
-        return news | {"state": "paused", "rungs": [*entry.rungs, run["loss"]]}
-
-    @staticmethod
-    def _is_news(entry: Entry, trial: dict[str, Any]) -> bool:
-        """Whether metrics.json has a trial further than the entry of one that trains."""
-        waits = trial["state"] == "paused" and trial["rungs"] != entry.rungs
-        return waits or trial["state"] in ("trained", "failed")
-
-    def close(self, entry: Entry, trial: dict[str, Any]) -> None:
-        """Ends a trial of the search as its metrics say, and moves best/ to it if it leads."""
-        for key in ("state", "loss", "cause", "message", "rungs", "spent"):
-            setattr(entry, key, trial.get(key, getattr(entry, key)))
-        if entry.state == "paused":
-            self.proposer.keep(entry)
-            return
-        self.folder.drop_checkpoints(entry.number)  # of what ended otherwise than by training
-        state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
-        done = entry.state == "trained"
-        values = ranking.point(entry, self.file.objectives) if done else None
-        self.proposer.settle(entry, state, values)
-        if self.ledger.ranking()[:1] == [entry]:
-            self.publish()
-
-    def publish(self) -> None:
-        """Makes best/ the leader, if it is not."""
-        leader = next(iter(self.ledger.ranking()), None)
-        if leader is not None and self.folder.best_number != leader.number:
-            self.folder.publish_best(leader.number)
-
-    @staticmethod
-    def _new_trial(entry: Entry) -> dict[str, Any]:
-        """metrics.json of a trial before its first result."""
-        return {**entry.brief(), "runs": [], "failures": []}
-
-    def write_record(self, finished: datetime | None = None) -> None:
-        """record.json: what ran where, and every proposal counted."""
-        unseen = ("pruned", "over_budget", "duplicate", "invalid", "failed", "interrupted")
-        self.folder.write_record(
-            {
-                "name": self.space.name,
-                "seed": self.seed,
-                "seeds": {
-                    "search": self.seed,
-                    "final": [self.seed + 1 + i for i in range(self.file.final.seeds)],
-                },
-                **self.environment,
-                **self.times,
-                "finished": finished.isoformat(timespec="seconds") if finished else None,
-                "exhausted": self.proposer.exhausted,
-                "counts": self.ledger.counts(),
-                "tasks": {
-                    task.name: {
-                        "fingerprint": task.fingerprint(),
-                        "unit": task.unit,
-                        "floors": task.floors(),
-                    }
-                    for task in self.file.tasks
-                },
-                "untrained": [entry.brief() for entry in self.ledger.having(*unseen)],
-            }
-        )
-
-    def tell(self, watch: Watch, phase: str, workers: int) -> None:
-        """Says how it stands to who watches here, and once a second to who reads the folder."""
-        status, now = self.status(phase, workers), time.monotonic()
-        if now - self.told >= 1 or phase == "finished":
-            self.folder.write_status(status.snapshot())
-            self.told = now
-        watch(status)
-
-    def status(self, phase: str, workers: int) -> Status:
-        finals = (self.file.final.top + len(self.file.baselines)) * self.file.final.seeds
-        jobs = self.trials + len(self.file.baselines) + finals
-        left = jobs - self.jobs_done
-        open_ended = phase == "search" and self.file.search.eta is not None  # how many go on?
-        mean = None if open_ended or not self.seconds else statistics.fmean(self.seconds)
-        seconds_left = None if mean is None else mean * max(0, left) / workers
-        return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
+            raise
+        raise UserError(f"{path}: {told}, and the same command goes on") from None

@@ -16,10 +16,11 @@ import torch
 from archsearch.baselines import reference
 from archsearch.bench.run import machine
 from archsearch.durable import write_atomic
+from archsearch.pool import Pool
 from archsearch.presets import FOLDER, SEEDS, Kind, expected, measured, preset, presets
 from archsearch.recipe import Training
 from archsearch.tasks import task
-from archsearch.workers import Done, Failed, Job, Pool
+from archsearch.workers import Done, Failed, Job
 
 
 def measure(

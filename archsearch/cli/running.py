@@ -3,7 +3,7 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from archsearch.cli.app import SpacePath, app, fail
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
+Place = Literal["local", "ray"]
 StudyPath = Annotated[Path, typer.Argument(help="A study's folder.", metavar="STUDY")]
 
 
@@ -24,6 +25,9 @@ def study(
     storage: Annotated[str | None, typer.Option(help="An Optuna storage URL.")] = None,
     device: Annotated[str, typer.Option(help="Where models are trained.")] = "cpu",
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the space's own.")] = None,
+    engine: Annotated[Place, typer.Option(help="Processes here, or a Ray cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster, HOST:PORT.")] = None,
+    gpus_per_trial: Annotated[float, typer.Option(min=0.01, help="On a Ray cluster.")] = 1.0,
 ) -> None:
     """Run a study, or go on with one that was stopped: the same command resumes."""
     from archsearch import search
@@ -40,7 +44,8 @@ def study(
         with watching() as watch:
             result = search.study(
                 loaded, trials=trials, workers=workers, out=folder, storage=storage,
-                device=device, seed=seed, watch=watch,
+                device=device, seed=seed, engine=engine, address=address,
+                gpus_per_trial=gpus_per_trial, watch=watch,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nstopped; what finished is in {folder}, the same command resumes", file=sys.stderr)

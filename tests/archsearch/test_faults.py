@@ -14,19 +14,22 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch import load_space, speed, study
+from archsearch.driver import ATTEMPTS, Driver
 from archsearch.durable import is_full, replacing, write_atomic
+from archsearch.engines import Local
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
 from archsearch.ledger import ATTRIBUTE, Entry
+from archsearch.pool import Pool, _serve
 from archsearch.proposing import Proposer
-from archsearch.search import ATTEMPTS, Driver
 from archsearch.space import Space
-from archsearch.workers import Done, Failed, Pool, _serve, run_job
+from archsearch.workers import Done, Failed, run_job
 
 SPACE = """
 archsearch: 1
@@ -157,7 +160,7 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
                 ended = isinstance(message, Done) and job.split == "val"
                 yield Failed(job, "died", "killed") if ended and deadly else message
 
-    monkeypatch.setattr("archsearch.search.Pool", Deadly)
+    monkeypatch.setattr("archsearch.engines.Pool", Deadly)
     space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
     result = study(space, out=tmp_path / "s", workers=1)
     trials = {t["number"]: t for t in StudyFolder(tmp_path / "s").read_trials()}
@@ -184,8 +187,8 @@ def test_best_is_mended_when_a_study_goes_on(
         lambda: folder.best.rename(tmp_path / "x"),
     ):
         spoil()
-        driver = Driver(space, folder, "cpu", None, None)
-        driver.open(None)
+        driver = Driver(space, folder, Local("cpu"))
+        driver.open(RDBStorage(driver.folder.storage))
         assert folder.best_number == right
 
 
@@ -272,7 +275,7 @@ def test_with_room_again_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
                 yield Failed(message.job, "disk_full", text) if done else message
 
     with monkeypatch.context() as patch:
-        patch.setattr("archsearch.search.Pool", Crowded)
+        patch.setattr("archsearch.engines.Pool", Crowded)
         with pytest.raises(UserError, match=r"no room left .* Make room, and the same command"):
             study(space, out=tmp_path / "s", workers=1)
     assert study(space, out=tmp_path / "s", workers=1).counts["failed"] == 0

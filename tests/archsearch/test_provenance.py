@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from archsearch import load_space, provenance, reference, source, task
+from archsearch.driver import Driver
+from archsearch.engines import Local
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.provenance import score_key, source_versions
-from archsearch.search import Driver
 from archsearch.spec import ModelSpec
 from archsearch.training import Run, Training, train
 
@@ -70,7 +71,7 @@ def test_a_study_goes_on_with_the_same_sources_only(
     """It names the files and the trials; what has no versions yet is of an older study."""
     (tmp_path / "tiny.yaml").write_text(SPACE)
     folder = StudyFolder(tmp_path / "s")
-    driver = Driver(load_space(tmp_path / "tiny.yaml"), folder, "cpu", None, None)
+    driver = Driver(load_space(tmp_path / "tiny.yaml"), folder, Local("cpu"))
     runs = [{"sources": source_versions(SPEC)}, {}]
     for number in (3, 4):
         folder.write_trial(number, SPEC, {"number": number, "runs": runs})
@@ -111,9 +112,7 @@ def test_a_study_looks_at_its_checkpoints_first(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(SPACE)
-    driver = Driver(
-        load_space(tmp_path / "tiny.yaml"), StudyFolder(tmp_path / "s"), "cpu", None, None
-    )
+    driver = Driver(load_space(tmp_path / "tiny.yaml"), StudyFolder(tmp_path / "s"), Local("cpu"))
     driver.preflight()
     edit("kernels/scan.py", monkeypatch)
     with pytest.raises(

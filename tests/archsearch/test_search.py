@@ -10,16 +10,19 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 
 from archsearch import load_space, load_spec, reference, speed, study
 from archsearch.blocks import ChannelMixer, Family, Merge, Mixer
+from archsearch.driver import Driver
 from archsearch.durable import write_atomic
+from archsearch.engines import Local
 from archsearch.errors import NoFeasibleCandidate, UserError
 from archsearch.folder import StudyFolder
 from archsearch.ledger import ATTRIBUTE, Entry, Ledger
 from archsearch.preflight import first_difference
 from archsearch.proposing import Proposer
-from archsearch.search import Driver, Result
+from archsearch.search import Result
 from archsearch.space import Space
 from archsearch.standalone.weights import load_weights
 from archsearch.status import Status
@@ -276,8 +279,8 @@ def test_a_measurement_that_fails_is_kept_with_its_reason(
     done: tuple[Result, list[str]], tmp_path: Path
 ) -> None:
     shutil.copytree(done[0].folder, tmp_path / "s")
-    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
-    driver.open(None)
+    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), Local("cpu"))
+    driver.open(RDBStorage(driver.folder.storage))
     number = next(iter(speeds(driver.folder)))
     trial = driver.folder.read_trial(number)
     assert trial is not None
@@ -295,16 +298,16 @@ def test_a_measurement_that_fails_is_kept_with_its_reason(
 
 def test_a_result_that_the_storage_never_heard_of_is_not_lost(tmp_path: Path) -> None:
     """Killed between the folder and the storage: the metrics on disk count."""
-    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
+    driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), Local("cpu"))
     driver.folder.path.mkdir()
-    driver.open(None)
+    driver.open(RDBStorage(driver.folder.storage))
     entry = driver.proposer.next()
     assert entry is not None
     spec = reference("retnet", dim=16, layers=1)
     trial = driver._new_trial(entry) | {"state": "trained", "loss": 1.5}
     driver.folder.write_trial(entry.number, spec, trial)
-    again = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), "cpu", None, None)
-    again.open(None)
+    again = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), Local("cpu"))
+    again.open(RDBStorage(again.folder.storage))
     assert again.left_over == []
     assert again.ledger.entries[entry.number].state == "trained"
     assert again.proposer.study.trials[0].value == 1.5
@@ -394,17 +397,17 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
-    first = Driver(tiny(tmp_path), StudyFolder(tmp_path / "a"), "cpu", None, None)
-    first.open(storage)
+    first = Driver(tiny(tmp_path), StudyFolder(tmp_path / "a"), Local("cpu"))
+    first.open(RDBStorage(storage))
     entry = first.proposer.next()
     assert entry is not None
     spec = reference("retnet", dim=16, layers=1)
     trial = first._new_trial(entry) | {"state": "trained", "loss": 1.5}
     first.folder.write_trial(entry.number, spec, trial)
     first.close(entry, trial)
-    other = Driver(tiny(tmp_path), StudyFolder(tmp_path / "b"), "cpu", None, None)
+    other = Driver(tiny(tmp_path), StudyFolder(tmp_path / "b"), Local("cpu"))
     with pytest.raises(UserError, match=r"shared.db: its study 'tiny' has trials \[0\] that"):
-        other.open(storage)
+        other.open(RDBStorage(storage))
 
 
 @pytest.mark.parametrize(

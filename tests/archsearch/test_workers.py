@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from archsearch import reference, task
+from archsearch.pool import Pool
 from archsearch.provenance import score_key, source_versions
 from archsearch.standalone.weights import load_weights
 from archsearch.training import Diverged, Training, train
-from archsearch.workers import Done, Failed, Job, Message, Pool, Progress, run_job
+from archsearch.workers import Done, Failed, Job, Message, Progress, run_job
 
 TASK = task("in_context_recall", vocab=8, length=16, batch=4, extrapolate=[2])
 SPEC = reference("retnet", dim=16, layers=1)

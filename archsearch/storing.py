@@ -1,0 +1,53 @@
+"""Optuna's storage: a file beside the study, or a database server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from archsearch.errors import UserError
+
+
+@contextmanager
+def connected(url: str) -> Iterator[RDBStorage]:
+    """The storage at a URL, whose connections are given back; UserError where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _told(url):
+        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # a server may restart
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def study_in(storage: RDBStorage, name: str, objectives: int) -> optuna.Study:
+    """The study of this name and so many objectives, created if it is not there."""
+    with _told(storage.url):
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[StudyDirection.MINIMIZE] * objectives,
+            load_if_exists=True,
+        )
+
+
+def lost(error: BaseException | None) -> str | None:
+    """What a database said that is gone, behind an error of whatever kind; None if none is."""
+    while error is not None:
+        if isinstance(error, DBAPIError):
+            return str(error.orig).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, ImportError, ValueError, optuna.exceptions.OptunaError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"storage {url}: {reason}; check the URL and its driver") from None

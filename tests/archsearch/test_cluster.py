@@ -1,0 +1,211 @@
+"""Ray, for real: a head without cores and nodes of one core each, on this machine."""
+
+import os
+import signal
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archsearch import cluster as clusters
+from archsearch import load_space, speed, study
+from archsearch.cluster import Cluster
+from archsearch.errors import UserError
+from archsearch.folder import StudyFolder
+from archsearch.space import Space
+from archsearch.status import Status
+from archsearch.workers import Done, Failed, Job, Message
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed: pip install 'archsearch[ray]'", allow_module_level=True)
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
+
+SPACE = """
+archsearch: 1
+name: spread
+model:
+  dim: 8
+  layers: 2
+  topology:
+    type: interleave
+    major: {choice: [mamba, gru, attention, retention]}
+    minor: {choice: [mamba, gru, lstm, rnn, hgrn]}
+tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}]
+train: {steps: 40, rungs: [20]}
+search: {sampler: random, trials: 5}
+baselines: [gla]
+final: {top: 2, seeds: 2}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def private() -> Iterator[None]:
+    """A token of these tests alone; Ray looks for one when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def nodes(private: None) -> Iterator[Any]:
+    from ray.cluster_utils import Cluster as Nodes
+
+    started = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
+    started.add_node(num_cpus=1)
+    started.add_node(num_cpus=1)
+    yield started
+    started.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
+
+
+def written(folder: Path, **changes: str) -> Space:
+    text = SPACE
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "spread.yaml").write_text(text)
+    return load_space(folder / "spread.yaml")
+
+
+def records(folder: Path) -> dict[int, Any]:
+    """All that trials say but for times, and for what depends on times: who died, how fast it is."""
+    timed = ("seconds", "spent", "speed", "deaths", "measured")
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: kept(item) for key, item in value.items() if key not in timed}
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    trials = StudyFolder(folder).read_trials()
+    for trial in trials:
+        trial["runs"].sort(key=lambda run: (run["split"], run["seed"]))  # as they came
+    return {trial["number"]: kept(trial) for trial in trials}
+
+
+def test_the_same_trials_as_on_this_machine(nodes: Any, tmp_path: Path) -> None:
+    """Bit for bit: losses, curves, rungs and keys; and the report says where they were made."""
+    space = written(tmp_path)
+    study(space, out=tmp_path / "here", workers=2)
+    heard: list[int] = []
+
+    def watch(status: Status) -> None:
+        heard.extend(word.step for word in status.running.values() if word is not None)
+
+    study(space, out=tmp_path / "there", engine="ray", address=nodes.address, watch=watch)
+    assert records(tmp_path / "here") == records(tmp_path / "there")
+    assert len(records(tmp_path / "here")) == 6
+    assert heard, "no word of how far trainings are"
+    engine = StudyFolder(tmp_path / "there").read_record()["engine"]
+    assert (engine["name"], engine["trial"]) == ("ray", {"CPU": 1.0})
+    assert sum(node.get("CPU", 0) for node in engine["nodes"]) == 2
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def tasks_of(address: str) -> list[int]:
+    """The processes of a cluster in which a job is done now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::_work"):
+                parent = path.with_name("stat").read_text().rpartition(")")[2].split()[1]
+                if address in Path("/proc", parent, "cmdline").read_text():
+                    found.append(int(path.parent.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def test_workers_and_nodes_that_die(nodes: Any, tmp_path: Path) -> None:
+    """Two workers killed, then a node with all it had, and one that comes: nothing is lost."""
+    space = written(tmp_path, **{"steps: 40": "steps: 150"})
+    study(space, out=tmp_path / "whole", workers=2)
+    killed = []
+
+    def disturb(status: Status) -> None:
+        pids = tasks_of(nodes.address)
+        if len(killed) < 2 and pids:
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
+        elif len(killed) == 2 and len(pids) == 2:
+            killed.append(nodes.worker_nodes.copy().pop())
+            nodes.remove_node(killed[-1], allow_graceful=False)
+            nodes.add_node(num_cpus=1)
+
+    there = tmp_path / "killed"
+    study(space, out=there, engine="ray", address=nodes.address, watch=disturb)
+    assert len(killed) == 3
+    assert records(tmp_path / "whole") == records(there)
+    counts = StudyFolder(there).read_record()["counts"]
+    assert counts["deaths"] >= 2
+    assert counts["failed"] == 0
+
+
+def test_what_a_cluster_cannot_do_is_refused_at_once(nodes: Any, tmp_path: Path) -> None:
+    space, where = written(tmp_path), {"engine": "ray", "address": nodes.address}
+    with pytest.raises(UserError, match=r"a trial wants 1 CPU and 1 GPU, which no node .*CPU 1"):
+        study(space, out=tmp_path / "s", device="cuda", **where)
+    with pytest.raises(UserError, match=r"--workers 9: a trial wants 1 CPU, and .* has room for"):
+        study(space, out=tmp_path / "s", workers=9, **where)
+    with pytest.raises(UserError, match=r"--address 127.0.0.1:1: .*Give HOST:PORT"):
+        study(space, out=tmp_path / "s", engine="ray", address="127.0.0.1:1")
+    assert not (tmp_path / "s").exists()
+
+
+def test_shares_of_gpus(nodes: Any) -> None:
+    """What is no share of a whole GPU is not put together from two."""
+    gpu = nodes.add_node(num_cpus=8, num_gpus=2)
+    try:
+        for share, room in ((1.0, 2), (0.5, 4), (0.4, 4), (2.0, 1)):
+            with Cluster("cuda", nodes.address, share) as cluster:
+                assert cluster.room() == room, share
+                cluster.require(room)
+        with (
+            Cluster("cuda", nodes.address, 3.0) as cluster,
+            pytest.raises(UserError, match="3 GPU"),
+        ):
+            cluster.require(None)
+        with pytest.raises(UserError, match=r"--gpus-per-trial 1.5: a share"):
+            Cluster("cuda", nodes.address, 1.5)
+    finally:
+        nodes.remove_node(gpu)
+
+
+def job(folder: Path) -> Job:
+    space = {"type": "in_context_recall", "vocab": 8, "length": 16, "batch": 4}
+    model = {"dim": 8, "layers": 1, "topology": {"type": "stack", "layers": [{"mixer": "gru"}]}}
+    return Job(0, model, [space], {"steps": 3}, 0, "val", "cpu", str(folder / "trials/0"))
+
+
+def test_a_node_that_does_not_see_the_study(nodes: Any, tmp_path: Path) -> None:
+    """It says so, and trains nothing that nobody would find."""
+    with Cluster("cpu", nodes.address) as cluster, cluster.workers(None) as tasks:
+        for folder, end in ((tmp_path / "nowhere", Failed), (tmp_path, Done)):
+            tasks.submit(job(folder))
+            said: list[Message] = []
+            while tasks.running:
+                said += tasks.messages(1)
+            assert isinstance(said[-1], end)
+        assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_cluster_without_nodes(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for longer than PATIENCE."""
+    monkeypatch.setattr(clusters, "PATIENCE", 0.2)
+    with Cluster("cpu", nodes.address) as cluster, cluster.workers(None) as tasks:
+        monkeypatch.setattr(cluster, "room", lambda: 0)
+        assert not tasks.has_room
+        assert not [*tasks.messages(0.3)]
+        with pytest.raises(UserError, match="no node of the cluster can do a trial any more"):
+            next(tasks.messages(0.1))
