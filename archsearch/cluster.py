@@ -8,14 +8,15 @@ write checkpoints and weights into the study's folder, so all of them have to se
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any, cast
 
 from archsearch.errors import UserError
@@ -35,7 +36,7 @@ def _work(job: Job) -> Iterator[Message]:
         yield Failed(job, "unseen", f"{os.uname().nodename} does not see {study}")
         return
     said: SimpleQueue[Message] = SimpleQueue()
-    Thread(target=lambda: said.put(run_job(job, said.put)), daemon=True).start()
+    threading.Thread(target=lambda: said.put(run_job(job, said.put)), daemon=True).start()
     while True:
         message = said.get()
         yield message
@@ -64,6 +65,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         import ray  # reads those when it is imported
         from ray.exceptions import RayError
 
+        ours = signal.getsignal(signal.SIGTERM)
         try:
             self._knock()
             ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -75,6 +77,8 @@ class Cluster(AbstractContextManager["Cluster"]):
                 "it, and the nodes one token (`ray get-auth-token --generate`); without --address "
                 "a cluster of this machine is started"
             ) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
         return self
 
     def _knock(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from archsearch import preflight
+from archsearch.errors import UserError
 from archsearch.pool import Pool
 from archsearch.workers import Job, Message
 
@@ -75,17 +76,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make(name: Name, device: str, address: str | None, gpus: float) -> Engine:
+def make(name: Name, device: str, address: str | None, gpus: float | None) -> Engine:
     """The engine of a name.
 
     Args:
         name: local, or ray.
         device: where models are trained.
         address: of a Ray cluster.
-        gpus: what a trial on CUDA has of one, on a cluster.
+        gpus: what a trial on CUDA has of one, on a cluster; a whole one if None.
+
+    Raises:
+        UserError: something is said that the engine has no use for.
     """
+    if name == "local" and address is not None:
+        raise UserError(f"--address {address}: of a Ray cluster; add --engine ray, or drop it")
+    if gpus is not None and (name == "local" or not device.startswith("cuda")):
+        raise UserError(
+            f"--gpus-per-trial {gpus:g}: of a Ray cluster and --device cuda; elsewhere --workers "
+            "says how many trainings share a device"
+        )
     if name == "local":
         return Local(device)
     from archsearch.cluster import Cluster
 
-    return Cluster(device, address, gpus)
+    return Cluster(device, address, 1.0 if gpus is None else gpus)

@@ -42,7 +42,7 @@ def study(
     seed: int | None = None,
     engine: engines.Name = "local",
     address: str | None = None,
-    gpus_per_trial: float = 1.0,
+    gpus_per_trial: float | None = None,
     watch: Watch = lambda status: None,
 ) -> Result:
     """Runs a study to its end, or goes on with it where it stopped.
@@ -59,7 +59,7 @@ def study(
         engine: local, for processes of this machine, or ray, for the nodes of a cluster.
         address: of the Ray cluster; if None, the one that RAY_ADDRESS or this machine knows, else
             one that is started here.
-        gpus_per_trial: what a training on CUDA has of a GPU, on a cluster.
+        gpus_per_trial: what a training on CUDA has of a GPU, on a cluster; a whole one if None.
         watch: called with a Status whenever something happened.
 
     Raises:

@@ -27,7 +27,9 @@ def study(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the space's own.")] = None,
     engine: Annotated[Place, typer.Option(help="Processes here, or a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster, HOST:PORT.")] = None,
-    gpus_per_trial: Annotated[float, typer.Option(min=0.01, help="On a Ray cluster.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0.01, help="Of a Ray cluster; 1 if not told.")
+    ] = None,
 ) -> None:
     """Run a study, or go on with one that was stopped: the same command resumes."""
     from archsearch import search

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.space import Space
 from archsearch.status import Status
-from archsearch.workers import Done, Failed, Job, Message
+from archsearch.workers import Done, Failed, Job, Message, Progress
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install 'archsearch[ray]'", allow_module_level=True)
@@ -196,6 +198,23 @@ def test_a_node_that_does_not_see_the_study(nodes: Any, tmp_path: Path) -> None:
                 said += tasks.messages(1)
             assert isinstance(said[-1], end)
         assert not (tmp_path / "nowhere").exists()
+
+
+def test_leaving_ends_what_runs(nodes: Any, tmp_path: Path) -> None:
+    """And SIGTERM stays what it was: a scheduler's stop is a Ctrl-C for a study."""
+    before = signal.getsignal(signal.SIGTERM)
+    long = replace(job(tmp_path), training={"steps": 100_000})
+    with Cluster("cpu", nodes.address) as cluster:
+        assert signal.getsignal(signal.SIGTERM) is before
+        with cluster.workers(None) as tasks:
+            tasks.submit(long)
+            while not any(isinstance(said, Progress) for said in tasks.messages(1)):
+                pass
+            assert tasks_of(nodes.address)
+        until = time.monotonic() + 30
+        while tasks_of(nodes.address) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not tasks_of(nodes.address)
 
 
 def test_a_cluster_without_nodes(

@@ -301,7 +301,7 @@ def test_a_worker_whose_driver_is_gone_leaves_the_checkpoint(
 ) -> None:
     """Its job has not failed: the next driver goes on from there."""
     monkeypatch.setattr("archsearch.training.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("archsearch.workers.signal.signal", lambda *_: None)
+    monkeypatch.setattr("archsearch.pool.signal.signal", lambda *_: None)
     space = written(tmp_path)
     entry = Entry(
         0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")

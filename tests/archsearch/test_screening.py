@@ -52,7 +52,7 @@ def test_spaces_and_specs_are_told_apart(ask, tmp_path: Path) -> None:
     for command in ("count", "explain", "sample", "study"):
         code, told = ask(command, "asked-0.yaml")
         assert code == 2 and "asked-0.yaml: an architecture, not a space" in told
-    code, told = ask("cost", "asked.yaml")
+    code, told = ask("export", "asked.yaml", "--out", "out")
     assert code == 2 and "asked.yaml: a space, not an architecture; `archsearch sample" in told
 
 

@@ -418,6 +418,19 @@ def test_a_storage_that_cannot_be_opened(url: str, tmp_path: Path) -> None:
         study(tiny(tmp_path), out=tmp_path / "s", storage=url)
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"address": "a:1"}, "--address a:1: of a Ray cluster; add --engine ray"),
+        ({"gpus_per_trial": 0.5}, "--gpus-per-trial 0.5: of a Ray cluster and --device cuda"),
+        ({"engine": "ray", "gpus_per_trial": 0.5}, "--gpus-per-trial 0.5: of a Ray cluster and"),
+    ],
+)
+def test_what_an_engine_has_no_use_for_is_refused(told: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        study(tiny(tmp_path), out=tmp_path / "s", **told)
+
+
 def test_a_soft_budget_is_trained_and_told(tmp_path: Path) -> None:
     space = tiny(tmp_path, maximum="10, soft: true")
     asking = proposer(space)
