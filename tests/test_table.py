@@ -1,0 +1,82 @@
+"""The table of trained architectures, and the searchers on it: it is whole, and accounts are kept."""
+
+import csv
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+
+from archsearch import load_space
+from archsearch.proposing import Proposer
+
+HERE = Path(__file__).parents[1] / "studies" / "table"
+
+
+@pytest.fixture(scope="module")
+def searchers() -> ModuleType:
+    found = importlib.util.spec_from_file_location("searchers", HERE / "searchers.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    import sys
+
+    sys.modules["searchers"] = module  # where its dataclasses look for themselves
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_table_is_whole() -> None:
+    """Three seeds of each architecture, and what random draws give is in it or over budget."""
+    rows = [*csv.DictReader((HERE / "table.csv").read_text().splitlines())]
+    known = {row["architecture"] for row in rows}
+    assert len(known) >= 250
+    expected = {(digest, seed) for digest in known for seed in "012"}
+    assert sorted((row["architecture"], row["seed"]) for row in rows) == sorted(expected)
+    assert all(row["split"] == ("test" if row["seed"] in "12" else "val") for row in rows)
+    space, within = load_space(HERE / "space.yaml"), 0
+    for seed in range(40):
+        spec = space.sample(seed)
+        screened = space.file.budgets.screen(spec, space.file.ends)
+        assert (screened.excess is None) == (spec.hash() in known)
+        if screened.excess is None:
+            row = next(row for row in rows if row["architecture"] == spec.hash())
+            assert all(float(row[name]) == cost for name, cost in screened.costs.items())
+            within += 1
+    assert 10 < within < 40
+
+
+@pytest.mark.parametrize("index", [0, 1, 7, 8])
+def test_accounts_of_a_search(searchers: Any, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is spent is what was trained, by steps; what is chosen has the lowest loss seen so far."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    monkeypatch.setattr(searchers, "JUDGED", 6)
+    kept: list[Proposer] = []
+
+    class Kept(Proposer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            kept.append(self)
+
+    monkeypatch.setattr(searchers, "Proposer", Kept)
+    searcher = searchers.SEARCHERS[index]
+    path, counts = searchers.search(searcher, 3)
+    ledger, steps = kept[0].ledger, searchers.steps()
+    started = ledger.having("trained", "paused", "training")
+    spent = sum(
+        1.0 if e.state == "trained" else steps[len(e.rungs) - 1] / steps[-1] if e.rungs else 0.0
+        for e in started
+    )
+    repeats = 0 if searcher.reused else len(ledger.having("duplicate"))
+    assert 6 <= spent + repeats < 8 + repeats
+    assert path[-1].trainings <= spent + repeats + 1e-9
+    within = [e for e in ledger.having("trained") if not e.excess]
+    best = min(within, key=lambda e: (e.loss, e.number))
+    assert path[-1].chosen == best.hash
+    assert [p.trainings for p in path] == sorted(p.trainings for p in path)
+    assert bool(counts["over budget"]) <= searcher.screened
+
+
+def test_holm(searchers: Any) -> None:
+    assert searchers.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
