@@ -77,7 +77,7 @@ class Cluster(AbstractContextManager["Cluster"]):
                 "it, and the nodes one token (`ray get-auth-token --generate`); without --address "
                 "a cluster of this machine is started"
             ) from None
-        if threading.current_thread() is threading.main_thread():
+        if ours is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
         return self
 

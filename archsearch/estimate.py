@@ -102,8 +102,8 @@ def estimate(space: Space, workers: int, device: str, trials: int | None = None)
     drawn = [training(spec, file, device) for spec in specs]
     fixed = [training(space.baseline(name), file, device) for name in file.baselines]
     mean = Load(*map(statistics.fmean, zip(*(load.numbers for load in drawn), strict=True)))
-    whole = study(file, mean, fixed, trials)
-    ends = sorted(study(file, load, fixed, trials).seconds for load in drawn)
+    whole = total(file, mean, fixed, trials)
+    ends = sorted(total(file, load, fixed, trials).seconds for load in drawn)
     alone = sum(allowance(load.seconds) for load in [*fixed, *[mean] * file.final.top])
     finals = (file.final.top + len(fixed)) * file.final.seeds
     return Estimate(
@@ -119,7 +119,7 @@ def estimate(space: Space, workers: int, device: str, trials: int | None = None)
     )
 
 
-def study(file: SpaceFile, candidate: Load, baselines: Sequence[Load], trials: int) -> Load:
+def total(file: SpaceFile, candidate: Load, baselines: Sequence[Load], trials: int) -> Load:
     """All trainings of a study, when each candidate takes what one does."""
     known = sum(baselines, Load())
     rates = len(file.train.rates)  # tried in the search, then the chosen one goes on

@@ -115,8 +115,8 @@ def express(space: Space, genes: Genes, donors: Sequence[Draw], rng: random.Rand
         if path in genes:
             return genes[path]
         for graft in grafts:
-            if (value := graft.value(path, domain)) is not None:
-                return value
+            if (source := graft.source(path, domain)) is not None:
+                return graft.donor.decisions[source]
         return domain.draw(rng)
 
     return space.resolve(choose)
@@ -130,13 +130,13 @@ class Graft:
         self.origins: dict[str, str] = {}  # of what was grown: from where
         self.taken: Counter[tuple[Value, ...]] = Counter()
 
-    def value(self, path: str, domain: Domain) -> Value | None:
-        """For a decision that is lacking; None where the donor has none of the kind."""
-        source = self._below(path) or self._namesake(path, domain) or self._kin(domain)
-        if source is None or not _legal(domain, self.donor.decisions[source]):
+    def source(self, path: str, domain: Domain) -> str | None:
+        """The decision that one that is lacking is made as; None if there is none of the kind."""
+        found = self._below(path) or self._namesake(path, domain) or self._kin(domain)
+        if found is None or not _legal(domain, self.donor.decisions[found]):
             return None
-        self.origins[path] = source
-        return self.donor.decisions[source]
+        self.origins[path] = found
+        return found
 
     def _below(self, path: str) -> str | None:
         """The same below what the place above was grown from."""

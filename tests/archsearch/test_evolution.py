@@ -184,6 +184,22 @@ def test_the_like_under_another_name_is_taken_in_its_order(branches: Space) -> N
         }
 
 
+def test_null_is_a_value_like_others(tmp_path: Path) -> None:
+    """And travels with its name."""
+    path = tmp_path / "null.yaml"
+    path.write_text(
+        "archsearch: 1\nname: 'null'\ndefine: {a: {type: attention, window: {choice: [16, null]}}}\n"
+        "model: {dim: 8, layers: 2, topology: {choose: {interleave: {major: $a}, parallel: {branches: [$a, mamba]}}}}\n"
+        "tasks: [{type: in_context_recall}]\n"
+    )
+    space = load_space(path)
+    genes = {"topology": "interleave", "topology/interleave/major/window": None}
+    for seed in range(8):
+        donor = whole(space, genes, random.Random(seed))
+        draw = express(space, {"topology": "parallel"}, [donor], random.Random(seed))
+        assert draw.decisions["topology/parallel/branches/0/window"] is None
+
+
 def test_a_space_of_one_has_one_child(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text(
