@@ -184,6 +184,24 @@ def test_the_like_under_another_name_is_taken_in_its_order(branches: Space) -> N
         }
 
 
+def test_what_is_taken_brings_what_is_below_it(tmp_path: Path) -> None:
+    """Each layer of a stack has the mixer of one part, and the state of that one."""
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "archsearch: 1\nname: two\ndefine: {m: {choose: {mamba: {state: {choice: [4, 8, 16]}}, gru: {}}}}\n"
+        "model: {dim: 8, layers: 2, topology: {choose: {split: {parts: [$m, $m]}, stack: {layers: [{mixer: $m}, {mixer: $m}]}}}}\n"
+        "tasks: [{type: in_context_recall}]\n"
+    )
+    space, split = load_space(path), "topology/split/parts"
+    genes = {"topology": "split", f"{split}/0": "mamba", f"{split}/1": "mamba"}
+    genes |= {f"{split}/0/mamba/state": 4, f"{split}/1/mamba/state": 16}
+    for seed in range(5):
+        donor = whole(space, genes, random.Random(seed))
+        draw = express(space, {"topology": "stack"}, [donor], random.Random(seed))
+        states = [draw.decisions[f"topology/stack/layers/{i}/mixer/mamba/state"] for i in (0, 1)]
+        assert states == [4, 16]
+
+
 def test_null_is_a_value_like_others(tmp_path: Path) -> None:
     """And travels with its name."""
     path = tmp_path / "null.yaml"

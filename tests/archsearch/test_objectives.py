@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from archsearch import load_space, speed, study
 from archsearch.errors import SpecError
 from archsearch.folder import StudyFolder
+from archsearch.halving import promotable
 from archsearch.ledger import Entry
 from archsearch.proposing import Proposer
 from archsearch.ranking import fronts, point
@@ -96,6 +97,21 @@ def test_rungs_keep_the_front(tmp_path: Path) -> None:
     assert sum(ended) / len(ended) < sum(waiting) / len(waiting)
     leader = min(started, key=lambda e: e.rungs[0])
     assert leader in trained
+
+
+def test_a_rung_is_left_by_the_front_and_not_by_the_loss(tmp_path: Path) -> None:
+    """The cheapest goes on for all its loss; with the loss alone it is the second best."""
+    waiting = [
+        Entry(i, "candidate", "", "paused", rungs=[float(i)], loss=float(i), cost={"state": cost})
+        for i, cost in enumerate([100.0, 100.0, 100.0, 100.0, 100.0, 1.0])
+    ]
+    for objectives, second in ((["loss", "state"], 5), (["loss"], 1)):
+        for entry in waiting:
+            entry.state = "paused"
+        first = promotable(waiting, 3, objectives)
+        assert first is not None and first is waiting[0]
+        first.state = "training"
+        assert promotable(waiting, 3, objectives) is waiting[second]
 
 
 @pytest.mark.slow
