@@ -95,20 +95,20 @@ class Estimate:
         return "\n".join([self.name, *(f"{name:<24}{value}" for name, value in rows)])
 
 
-def estimate(space: Space, workers: int, device: str, trials: int | None = None) -> Estimate:
+def estimate(space: Space, workers: int, device: str) -> Estimate:
     """What a study of a space takes; NoFeasibleCandidate where nothing fits its budgets."""
-    file, trials = space.file, trials or space.file.search.trials
+    file = space.file
     specs = draws(space)
     drawn = [training(spec, file, device) for spec in specs]
     fixed = [training(space.baseline(name), file, device) for name in file.baselines]
     mean = Load(*map(statistics.fmean, zip(*(load.numbers for load in drawn), strict=True)))
-    whole = total(file, mean, fixed, trials)
-    ends = sorted(total(file, load, fixed, trials).seconds for load in drawn)
+    whole = total(file, mean, fixed)
+    ends = sorted(total(file, load, fixed).seconds for load in drawn)
     alone = sum(allowance(load.seconds) for load in [*fixed, *[mean] * file.final.top])
     finals = (file.final.top + len(fixed)) * file.final.seeds
     return Estimate(
         name=space.name,
-        trainings=trials + len(fixed) + finals,
+        trainings=file.search.trials + len(fixed) + finals,
         workers=workers,
         work=whole,
         seconds=whole.seconds / workers + alone,
@@ -119,11 +119,11 @@ def estimate(space: Space, workers: int, device: str, trials: int | None = None)
     )
 
 
-def total(file: SpaceFile, candidate: Load, baselines: Sequence[Load], trials: int) -> Load:
+def total(file: SpaceFile, candidate: Load, baselines: Sequence[Load]) -> Load:
     """All trainings of a study, when each candidate takes what one does."""
     known = sum(baselines, Load())
     rates = len(file.train.rates)  # tried in the search, then the chosen one goes on
-    search = (candidate * (trials * share(file)) + known) * rates
+    search = (candidate * (file.search.trials * share(file)) + known) * rates
     return search + (candidate * file.final.top + known) * file.final.seeds
 
 

@@ -29,9 +29,10 @@ final: {top: 1, seeds: 2}
 """
 
 
-def written(folder: Path, old: str = "", new: str = "") -> Space:
+def written(folder: Path, old: str = "", new: str = "", trials: int = 2) -> Space:
     assert old in SPACE
-    (folder / "told.yaml").write_text(SPACE.replace(old, new))
+    text = SPACE.replace(old, new).replace("trials: 2", f"trials: {trials}")
+    (folder / "told.yaml").write_text(text)
     return load_space(folder / "told.yaml")
 
 
@@ -40,9 +41,9 @@ def test_tokens_and_flops_are_those_of_the_study(
 ) -> None:
     """Of all its runs: several rates in the search, the chosen one after it; lessons and all."""
     monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
-    space = written(tmp_path, "{choice: [gru, lstm]}", "gru")
-    told = estimate.estimate(space, 1, "cpu", trials=1)
-    study(space, trials=1, out=tmp_path / "s", workers=1)
+    space = written(tmp_path, "{choice: [gru, lstm]}", "gru", trials=1)
+    told = estimate.estimate(space, 1, "cpu")
+    study(space, out=tmp_path / "s", workers=1)
     runs = [run for trial in StudyFolder(tmp_path / "s").read_trials() for run in trial["runs"]]
     assert told.trainings == len(runs)
     assert told.work.tokens == sum(run["tokens"] for run in runs)
