@@ -5,6 +5,7 @@ and the exported source, which is the same walk written out.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import networkx as nx
 import torch
@@ -132,7 +133,7 @@ class Model(nn.Module):
                 continue
             xs = [values[source] for source in sources]
             if kind.op == "head" and self.ends.tied:
-                values[node] = F.linear(xs[0], self.embed.get_parameter("weight"))
+                values[node] = F.linear(xs[0], cast(Tensor, self.embed.weight))
                 continue
             stateful = kind.op in (*graph.STATEFUL, "head")
             module, old = self._modules.get(node), next(states) if stateful else None

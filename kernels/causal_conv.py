@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .causal_conv_chunked import causal_conv_chunked
-from .interface import Arguments, Backend, accumulation_dtype
+from .interface import Arguments, Backend, accumulation_dtype, differentiated
 
 Activation = Literal["silu"]
 WIDEST = 8  # for Triton, which keeps the window in registers
@@ -108,7 +108,7 @@ def causal_conv(
 
         borders = None if cu_seqlens is None else cu_seqlens.to(x.device).contiguous()
         return causal_conv_triton(x, weight, bias, activation, initial_state, borders)
-    keep = torch.is_grad_enabled() and any(z.requires_grad for z in given)
+    keep = differentiated(given)
 
     def run(x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         if chosen == "reference":

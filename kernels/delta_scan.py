@@ -22,6 +22,7 @@ from .interface import (
     Backend,
     accumulation_dtype,
     decay_per_step,
+    differentiated,
     over_sequences,
     state_or_zeros,
 )
@@ -114,7 +115,7 @@ def delta_scan(
         from .delta_scan_triton import STEPS, delta_scan_triton
 
         borders = None if cu_seqlens is None else cu_seqlens.to(v.device).contiguous()
-        keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        keep = differentiated(given)
         few = v.shape[1] <= STEPS and not keep
         return delta_scan_triton(q, k, v, beta, log_decay, factor, initial_state, borders, few)
 

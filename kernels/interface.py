@@ -82,6 +82,17 @@ def state_or_zeros(state: Tensor | None, like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=dtype) if state is None else state.to(dtype)
 
 
+def differentiated(given: Sequence[Tensor]) -> bool:
+    """Whether a gradient may be asked for, so that what it needs is to be kept.
+
+    A tensor within vmap does not tell: whoever called vmap may differentiate what comes out.
+    """
+    if not torch.is_grad_enabled():
+        return False
+    within = torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+    return within or any(tensor.requires_grad for tensor in given)
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     # PyTorch leaves autocast on inside a custom operator: the state would be summed in bfloat16.
     # Meta tensors have no autocast, and refuse to be asked.

@@ -18,6 +18,7 @@ from .interface import (
     Backend,
     accumulation_dtype,
     decay_per_step,
+    differentiated,
     over_sequences,
     state_or_zeros,
 )
@@ -97,7 +98,7 @@ def scan(
         from .scan_triton import scan_triton
 
         borders = None if cu_seqlens is None else cu_seqlens.to(v.device).contiguous()
-        keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        keep = differentiated(given)
         return scan_triton(q, k, v, log_decay, factor, initial_state, borders, keep)[:2]
 
     operator = scan_reference if chosen == "reference" else scan_chunked

@@ -13,7 +13,14 @@ Source: Gu and Dao 2023 (Mamba, algorithm 2).
 import torch
 from torch import Tensor
 
-from .interface import Arguments, Backend, accumulation_dtype, over_sequences, state_or_zeros
+from .interface import (
+    Arguments,
+    Backend,
+    accumulation_dtype,
+    differentiated,
+    over_sequences,
+    state_or_zeros,
+)
 from .selective_scan_chunked import selective_scan_chunked
 
 
@@ -100,7 +107,7 @@ def selective_scan(
         from .selective_scan_triton import selective_scan_triton
 
         borders = None if cu_seqlens is None else cu_seqlens.to(x.device).contiguous()
-        keep = torch.is_grad_enabled() and any(z.requires_grad for z in given)
+        keep = differentiated(given)
         return selective_scan_triton(x, delta, A, B, C, D, initial_state, borders, keep)[:2]
     operator = selective_scan_reference if chosen == "reference" else selective_scan_chunked
     if bounds is None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call, stack_module_state
 
 from archsearch import build, reference
 from archsearch.baselines import DESIGNS
@@ -64,6 +65,34 @@ def test_a_design_learns_in_twenty_steps(spec: ModelSpec) -> None:
 def test_a_design_streams_and_learns_everywhere(spec: ModelSpec) -> None:
     check_streaming_and_causality(spec)
     check_every_parameter_has_a_gradient(spec)
+
+
+@each_design
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # operators without a rule
+def test_a_design_is_a_function_of_its_weights(spec: ModelSpec) -> None:
+    """As torch.func calls it, several at once too: losses and gradients of each are its own."""
+    nets = [build(spec, vocab=23).double() for _ in range(2)]
+    tokens = torch.randint(23, (2, 3, 10))
+    weights, buffers = stack_module_state(nets)  # type: ignore[arg-type]
+    weights = {name: stack.detach().requires_grad_() for name, stack in weights.items()}
+
+    def loss(weights: dict, buffers: dict, tokens: torch.Tensor) -> torch.Tensor:
+        return functional_call(nets[0], (weights, buffers), (tokens,))[0].square().mean()
+
+    if spec in (DESIGN_SPECS["s4"], DESIGN_SPECS["lstm"]):  # refused, as torch has no rule
+        with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+            torch.vmap(loss)(weights, buffers, tokens)
+        return
+    together = torch.vmap(loss)(weights, buffers, tokens)
+    together.sum().backward()
+    for i, net in enumerate(nets):
+        alone = net(tokens[i])[0].square().mean()
+        alone.backward()
+        torch.testing.assert_close(together[i], alone, rtol=1e-9, atol=1e-12)
+        for name, parameter in net.named_parameters():
+            grad = weights[name].grad
+            assert grad is not None
+            torch.testing.assert_close(grad[i], parameter.grad, rtol=1e-7, atol=1e-10)
 
 
 def test_a_fusion_streams_and_learns_everywhere(fusion: ModelSpec) -> None:
