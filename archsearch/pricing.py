@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from archsearch import measuring
 from archsearch.costs import Cost, cost
 from archsearch.ends import language
-from archsearch.report.figures import BYTES, TIME
-from archsearch.report.figures import Cost as Shown
 from archsearch.spec import ModelSpec
+from archsearch.units import BYTES, TIME
+from archsearch.units import Cost as Shown
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The section of several objectives: the architectures that none beats in all of them."""
 
 from archsearch.ranking import fronts
-from archsearch.report.figures import COSTS, MORE
 from archsearch.report.findings import Findings, Trial
 from archsearch.report.page import escape, section, table
+from archsearch.units import COSTS, MORE
 
 
 def front(findings: Findings) -> str:

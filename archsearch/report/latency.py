@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from archsearch.report.figures import CANDIDATE, SECONDS, colours, faint, styled
+from archsearch.report.figures import CANDIDATE, colours, faint, styled
 from archsearch.report.findings import Findings, Trial, number
+from archsearch.units import SECONDS
 
 What = Literal["prefill", "token"]
 TITLES: dict[What, str] = {"prefill": "prefill of one sequence", "token": "one more token"}

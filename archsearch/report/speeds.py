@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from archsearch.report.columns import Column, grouped, lead
-from archsearch.report.figures import BYTES, COUNT, SECONDS, Cost
 from archsearch.report.findings import Findings, Trial, number
 from archsearch.report.latency import TITLES, latency
 from archsearch.report.page import details, draw, escape, section
+from archsearch.units import BYTES, COUNT, SECONDS, Cost
 
 RATE = Cost("", "", 1000, COUNT)
 HELD = Cost("", "", 1024, BYTES)
