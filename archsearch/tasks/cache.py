@@ -5,12 +5,14 @@ whole or not at all; deleting it costs nothing but time.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,8 +54,44 @@ def made(kind: str, identity: dict[str, Any], make: Callable[[Path], None]) -> P
     return folder
 
 
+def arrays(kind: str, identity: dict[str, Any], make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Tensors that `make` makes where nobody did before, mapped: all processes share one copy.
+
+    Args:
+        kind: of what they are.
+        identity: all that they depend on; the code that makes them too.
+        make: them, each of a dtype that numpy has.
+    """
+
+    def write(folder: Path) -> None:
+        shapes = []
+        for i, tensor in enumerate(make()):
+            array = np.ascontiguousarray(tensor.numpy())
+            (folder / str(i)).write_bytes(array.data)
+            shapes.append([str(array.dtype), list(array.shape)])
+        (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+
+    folder = made(kind, identity, write)
+    shapes = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+    return [
+        mapped(folder / str(i), np.dtype(dtype)).view(*shape)
+        for i, (dtype, shape) in enumerate(shapes)
+    ]
+
+
+def code(*modules: ModuleType) -> str:
+    """A hash of the text of modules: what they made is not made by them once they changed."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()[:16]
+
+
 def mapped(path: Path, dtype: np.dtype | type) -> Tensor:
-    """The numbers of a file, read as they are used; what is written to them stays in memory."""
-    if not path.stat().st_size:
-        return torch.from_numpy(np.empty(0, dtype))
-    return torch.from_numpy(np.memmap(path, dtype, "c"))
+    """The numbers of a file, read as they are used; what is written to them stays in memory.
+
+    By torch: a memmap of numpy's keeps a file open for each.
+    """
+    none = torch.from_numpy(np.empty(0, dtype))
+    count = path.stat().st_size // none.element_size()
+    return torch.from_file(str(path), False, count, dtype=none.dtype) if count else none

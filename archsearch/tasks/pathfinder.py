@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import math
+import sys
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from archsearch.ends import Classes, Ends, Tokens
+from archsearch.tasks import cache, snakes
 from archsearch.tasks.classification import Classification
 from archsearch.tasks.snakes import drawn, scenes
 from archsearch.tasks.task import Purpose, stream
@@ -37,7 +39,7 @@ class Pathfinder(Classification, frozen=True):
 
     `size: 128` is Path-X, 16384 pixels: the same scenes drawn four times as large, where Long Range
     Arena drew new ones. It has 160000 images to train on; here they are drawn when first used, at
-    4 ms each (11 ms at 128), and kept while the process lives.
+    4 ms each (11 ms at 128), once on a machine.
     """
 
     type: Literal["pathfinder"] = "pathfinder"
@@ -98,10 +100,19 @@ def _images(
 ) -> tuple[Tensor, Tensor]:
     """(CHUNK, size * size) intensities in uint8, and the classes: 1 where the discs are of a path.
 
-    A function of its arguments: what the cache forgets is drawn again.
+    A function of its arguments, drawn once and kept.
     """
+    asked = [size, difficulty, distractors, purpose, number]
+    identity = {"asked": asked, "code": cache.code(sys.modules[__name__], snakes)}
+    images, classes = cache.arrays("pathfinder", identity, lambda: _drawn(*asked))
+    return images, classes
+
+
+def _drawn(
+    size: int, difficulty: str, distractors: int, purpose: Purpose, number: int
+) -> list[Tensor]:
     seed = stream(purpose, f"pathfinder/{difficulty}/{distractors}/{number}").initial_seed()
     classes = np.arange(CHUNK) % 2
     shown = scenes(classes == 1, DASHES[difficulty], distractors, np.random.default_rng(seed))
     images = drawn(shown, size).reshape(CHUNK, -1)
-    return torch.from_numpy(images), torch.from_numpy(classes)
+    return [torch.from_numpy(images), torch.from_numpy(classes)]

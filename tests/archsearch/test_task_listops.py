@@ -117,14 +117,23 @@ def test_evaluation_sets_do_not_depend_on_how_many_train() -> None:
 def test_long_expressions_are_of_the_length_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listops, "HELD_OUT", 10)
     monkeypatch.setattr(listops, "CHUNK", 100)
-    task = ListOps(depth=10, args=10, shortest=501, longest=1999, train=100)
-    listops._sets.cache_clear()
-    ids, classes = task.examples("train")
+    ids, classes = listops._drawn(10, 10, 501, 1999, 100)[:2]
     rows = strings(ids)
     assert all(501 <= len(words) <= 1999 for words in rows)
     assert [value(parse(words)) for words in rows] == classes.tolist()
     assert max(len(tree) - 1 for words in rows for _, tree in lists(parse(words))) == 10
+
+
+def test_what_is_kept_is_what_was_drawn() -> None:
+    """By whoever reads it, another process or this one again."""
+    kept = [ListOps(train=50).examples(split) for split in SPLITS]
     listops._sets.cache_clear()
+    again = [ListOps(train=50).examples(split) for split in SPLITS]
+    drawn = listops._drawn(4, 4, 8, 48, 50)
+    for read in (kept, again):
+        flat = [tensor for pair in read for tensor in pair]
+        assert all(map(torch.equal, flat, drawn))
+        assert [tensor.dtype for tensor in flat] == [tensor.dtype for tensor in drawn]
 
 
 def test_the_ends_fill_up_with_what_no_expression_has(expressions) -> None:
