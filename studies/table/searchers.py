@@ -68,6 +68,9 @@ SEARCHERS = [
     Searcher("evolution without the screen", screened=False),
     Searcher("evolution without reuse of duplicates", reused=False),
     Searcher("evolution without crossover", without="CROSSOVER"),
+    Searcher("evolution, eta 3, without the screen", {"eta": 3}, screened=False),
+    Searcher("evolution, eta 3, without reuse of duplicates", {"eta": 3}, reused=False),
+    Searcher("evolution, eta 3, without crossover", {"eta": 3}, without="CROSSOVER"),
     Searcher("random without screen and reuse", {"sampler": "random"}, False, False),
 ]
 
