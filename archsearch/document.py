@@ -67,6 +67,10 @@ class Search(Frozen):
         Annotated[int, pydantic.Field(ge=2)] | None,
         told("successive halving: one in so many goes on behind each of train.rungs; null for all"),
     ] = None
+    seeds: Positive = pydantic.Field(
+        default=1,
+        description="leaders are trained again on up to so many, until an interval parts them",
+    )
 
 
 class Final(Frozen):

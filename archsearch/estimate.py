@@ -1,6 +1,7 @@
 """What a study will take, before it starts: trainings, tokens, FLOPs, hours and memory.
 
     candidates x the share of a training that rungs leave them + baselines
+    + further seeds of the baselines, and of as many leaders as chance makes if none are parted
     + final runs, of the finalists and the baselines over fresh seeds
     + the measurements of speed at the end
 
@@ -23,12 +24,13 @@ from archsearch.document import SpaceFile
 from archsearch.errors import NoFeasibleCandidate
 from archsearch.model import build
 from archsearch.preflight import DRAWS, require_feasible
-from archsearch.report.figures import BYTES, COUNT, Cost
+from archsearch.racing import expected
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.speed import allowance, step_time
 from archsearch.tasks.task import Task, stream
 from archsearch.training import steps_of
+from archsearch.units import BYTES, COUNT, Cost
 
 TIMED = 4
 """Random candidates of which steps are timed."""
@@ -106,9 +108,10 @@ def estimate(space: Space, workers: int, device: str) -> Estimate:
     ends = sorted(total(file, load, fixed).seconds for load in drawn)
     alone = sum(allowance(load.seconds) for load in [*fixed, *[mean] * file.final.top])
     finals = (file.final.top + len(fixed)) * file.final.seeds
+    again = round(raced(file)) + len(fixed) * (file.search.seeds - 1)
     return Estimate(
         name=space.name,
-        trainings=file.search.trials + len(fixed) + finals,
+        trainings=file.search.trials + len(fixed) + again + finals,
         workers=workers,
         work=whole,
         seconds=whole.seconds / workers + alone,
@@ -124,7 +127,17 @@ def total(file: SpaceFile, candidate: Load, baselines: Sequence[Load]) -> Load:
     known = sum(baselines, Load())
     rates = len(file.train.rates)  # tried in the search, then the chosen one goes on
     search = (candidate * (file.search.trials * share(file)) + known) * rates
-    return search + (candidate * file.final.top + known) * file.final.seeds
+    again = candidate * raced(file) + known * (file.search.seeds - 1)  # at the chosen rate
+    return search + again + (candidate * file.final.top + known) * file.final.seeds
+
+
+def raced(file: SpaceFile) -> float:
+    """Further trainings of leaders, if no interval parts them."""
+    search, top = file.search, file.final.top
+    left = (
+        search.trials if search.eta is None else search.trials / search.eta ** len(file.train.rungs)
+    )
+    return expected(min(search.trials, max(top, round(left))), top, search.seeds)
 
 
 def share(file: SpaceFile) -> float:

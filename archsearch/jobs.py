@@ -17,6 +17,8 @@ class Jobs:
     def __init__(self, space: Space, folder: StudyFolder, device: str, seed: int) -> None:
         self.space, self.file, self.folder = space, space.file, folder
         self.device, self.seed = device, seed
+        self.fresh = [seed + 1 + i for i in range(self.file.final.seeds)]
+        self.seeds = [seed, *(self.fresh[-1] + i for i in range(1, self.file.search.seeds))]
 
     def search(self, entry: Entry) -> Job:
         """One training on the seed of the search, up to the next rung where candidates wait."""
@@ -26,8 +28,21 @@ class Jobs:
             training=self.file.train.model_dump(mode="json") | self._alive(entry),
             pause=len(entry.rungs) if halves else None,
             budgets=self.file.budgets.model_dump(mode="json"),
-            weights=str(self.folder.weights(entry.number)),
+            weights=str(self.folder.weights(entry.number).absolute()),
         )
+
+    def again(self, entry: Entry) -> Job:
+        """One more training in the search, on the seed after its last, at the rate then chosen."""
+        trial = self.folder.read_trial(entry.number)
+        assert trial is not None
+        seed = self.seeds[len(entry.losses)]
+        return Job(**self._common(entry, seed, "val"), training=self._chosen(trial["runs"][0]))
+
+    def losses(self, trial: dict[str, Any]) -> list[float | None]:
+        """Of a trial over the seeds of the search, as far as it came."""
+        found = {run["seed"]: run["loss"] for run in trial["runs"] if run["split"] == "val"}
+        ended = {run["seed"] for run in trial["failures"] if run["split"] == "val"}
+        return [found.get(seed) for seed in self.seeds if seed in found or seed in ended]
 
     def final(self, ledger: Ledger) -> Iterator[Job]:
         """The finalists on seeds and a split that the search never saw.
@@ -39,7 +54,7 @@ class Jobs:
         for entry, trial in trials:
             past = [*trial["runs"], *trial["failures"]]
             known = {run["seed"] for run in past if run["split"] == "test"}
-            for seed in range(self.seed + 1, self.seed + 1 + self.file.final.seeds):
+            for seed in self.fresh:
                 if seed not in known:
                     yield Job(**self._common(entry, seed, "test"), training=self._chosen(past[0]))
 

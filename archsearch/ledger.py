@@ -4,17 +4,10 @@ Nothing is dropped: a candidate over budget, a duplicate, a combination that can
 crash are entries like a trained one, and the counts of a report come from here.
 """
 
-import os
-import platform
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from optuna.trial import FrozenTrial
 
 from archsearch.workers import SPENT
@@ -46,7 +39,9 @@ class Entry:
     spec: dict[str, Any] | None = None
     cost: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
-    """On val, at the end or at the last of `rungs`."""
+    """On val, at the end or at the last of `rungs`; of several seeds what racing makes of them."""
+    losses: list[float | None] = field(default_factory=list)
+    """At the end, over the seeds of the search in their order; None of a run that failed."""
     rungs: list[float] = field(default_factory=list)
     """The loss at each rung behind which it was decided whether it goes on."""
     spent: dict[str, float] = field(default_factory=dict)
@@ -59,6 +54,11 @@ class Entry:
     """Of a failure: diverged, out_of_memory, died or error. Of a rejection: the budget."""
     message: str | None = None
     duplicate_of: int | None = None
+
+    @property
+    def behind(self) -> tuple[int, float]:
+        """What counts before any objective: seeds on which it failed, soft budgets it is over."""
+        return sum(loss is None for loss in self.losses), self.excess
 
     def brief(self) -> dict[str, Any]:
         """The entry without its spec, which has a file of its own."""
@@ -91,9 +91,9 @@ class Ledger:
         return next((e for e in self.having(*STARTED) if e.hash == digest), None)
 
     def ranking(self) -> list[Entry]:
-        """Trained candidates: what keeps to soft budgets first, then by the loss."""
+        """Trained candidates: what fails on no seed and keeps to soft budgets, then by the loss."""
         trained = self.having("trained", kind="candidate")
-        return sorted(trained, key=lambda e: (e.excess, e.loss, e.number))
+        return sorted(trained, key=lambda e: (e.behind, e.loss, e.number))
 
     def counts(self) -> dict[str, Any]:
         """How many were proposed, and what became of them; rejections by budget."""
@@ -112,32 +112,3 @@ class Ledger:
             "deaths": sum(e.deaths for e in taken),
             "spent": {key: sum(e.spent.get(key, 0) for e in taken) for key in SPENT},
         }
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What a result depends on beside the space: versions, commit, machine."""
-    packages = ("torch", "optuna", "pydantic", "networkx", "torchmetrics", "numpy")
-    return {
-        "archsearch": version("archsearch"),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "device": device,
-            "accelerator": torch.cuda.get_device_name(device)
-            if device.startswith("cuda") and torch.cuda.is_available()
-            else None,  # a cluster's are with its nodes
-        },
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that runs, None for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -9,6 +9,7 @@ import torch
 
 from archsearch.errors import ConstraintBroken, NoFeasibleCandidate, SpecError, UserError
 from archsearch.folder import StudyFolder
+from archsearch.ledger import Ledger
 from archsearch.provenance import changed_sources
 from archsearch.space import Space
 from archsearch.training import SAVED
@@ -58,6 +59,22 @@ def require_same_space(folder: StudyFolder, here: dict[str, Any]) -> None:
         raise UserError(
             f"{folder.path}: holds a study of another space; they differ first at {path}. "
             "Choose another folder with --out, or delete this one"
+        )
+
+
+def require_same_trials(folder: StudyFolder, ledger: Ledger, url: str) -> None:
+    """UserError when a storage and a folder are of two studies."""
+    there = {trial["number"] for trial in folder.read_trials()}
+    missing, unknown = ledger.numbers("trained") - there, there - ledger.entries.keys()
+    if missing:
+        raise UserError(
+            f"{url}: its study has trials {sorted(missing)} that {folder.path} has not; name the "
+            "folder it was run in with --out, or another storage"
+        )
+    if unknown:
+        raise UserError(
+            f"{folder.path}: has trials {sorted(unknown)} that {url} does not know; name the "
+            "storage it was run with by --storage, or another folder"
         )
 
 

@@ -190,7 +190,7 @@ class Proposer:
         known = [e for e in self._candidates() if e.loss is not None]  # at a rung, or at the end
         alive = sorted(known, key=lambda e: e.number)[-evolution.POPULATION :]
         keys = ranking.ranks(
-            [(e.excess, e.state != "trained", -len(e.rungs)) for e in alive],
+            [(*e.behind, e.state != "trained", -len(e.rungs)) for e in alive],
             [ranking.point(e, self.objectives) for e in alive],
         )
         trials = self.study.get_trials(deepcopy=False)

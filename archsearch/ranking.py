@@ -1,6 +1,6 @@
 """Who is better, with one objective or several: the loss, and costs that are to be small too.
 
-    excess      by how much soft budgets are broken, less first (Deb 2000)
+    behind      on how many seeds it failed, by how much soft budgets are broken (Deb 2000)
     front       0: nobody is better in one objective and as good in all others; 1: nobody but those
                 of front 0 is, and so on
     crowding    within a front: how far its neighbours are apart, farther first, so that the ends of
@@ -31,7 +31,7 @@ def ordered(
 ) -> list[Entry]:
     """The best first."""
     found = [point(entry, objectives, rung) for entry in entries]
-    keys = ranks([(entry.excess,) for entry in entries], found)
+    keys = ranks([entry.behind for entry in entries], found)
     listed = sorted(zip(keys, entries, strict=True), key=lambda pair: (pair[0], pair[1].number))
     return [entry for _, entry in listed]
 
@@ -40,7 +40,7 @@ def ranks(before: Sequence[Point], found: Sequence[Point]) -> list[Point]:
     """For each point what it is sorted by, less first.
 
     Args:
-        before: what counts before any objective, the excess first; fronts are of those alike in it.
+        before: what counts before any objective; fronts are of those alike in it.
         found: the objectives.
     """
     keys: list[Point] = [()] * len(found)

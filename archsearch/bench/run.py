@@ -18,9 +18,9 @@ from archsearch.bench.cases import OPERATORS, Operator, Shape, Tensors, costs
 from archsearch.bench.peers import OURS, PEERS, Peer, find, one_line
 from archsearch.bench.record import FORWARD, TIMED, TRAINING, Bench, Result, Row
 from archsearch.errors import UserError
-from archsearch.ledger import commit
 from archsearch.preflight import require_device
 from archsearch.reading import nearest
+from archsearch.record import commit
 
 LONGEST_GRAPH = 100  # milliseconds
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.TOLERANCE}

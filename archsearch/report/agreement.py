@@ -93,12 +93,18 @@ def _row(each: Agreement) -> list[str]:
 
 
 def _pairs(findings: Findings) -> Iterator[tuple[tuple[str, Get], tuple[str, Get]]]:
-    """Each rung and the end, each two tasks, the search and the final runs, each two seeds."""
+    """Each rung and the end, each two tasks, the search and the final runs, two seeds of either."""
     rungs = max((len(_rungs(trial)) for trial in findings.trained), default=1) - 1
     for k in range(rungs):
         yield (f"loss at rung {k + 1}", partial(_at, k)), ("loss at the end", partial(_at, -1))
     for one, two in itertools.combinations(findings.tasks, 2):
         yield (f"score of {words(one)}", partial(_score, one)), (words(two), partial(_score, two))
+    for one, two in itertools.combinations(range(len(findings.seeds)), 2):
+        first, second = findings.seeds[one], findings.seeds[two]
+        yield (
+            (f"search on seed {first}", partial(_run, one)),
+            (f"seed {second}", partial(_run, two)),
+        )
     yield ("loss of the search", _search), ("loss of the final runs", _final)
     seeds = sorted({run["seed"] for trial in findings.finalists for run in trial.tests})
     for one, two in itertools.combinations(seeds, 2):
@@ -135,6 +141,10 @@ def _at(k: int, trial: Trial) -> float | None:
 
 def _score(task: str, trial: Trial) -> float | None:
     return trial.measured(task, "score")
+
+
+def _run(i: int, trial: Trial) -> float | None:
+    return trial.losses[i] if i < len(trial.losses) else None
 
 
 def _search(trial: Trial) -> float | None:

@@ -20,7 +20,7 @@ def entries(findings: Findings) -> str:
         for rule in rules
     )
     note = (
-        "Sorted by the validation loss of the search, one seed; a task's columns are of that run. "
+        "Sorted by the validation loss of the search; a task's columns are of its first seed. "
         "Test: mean ± standard deviation (number of fresh seeds), of those that were trained "
         "again. A score is 0 at a task's floor and 1 at its reference; rank is the mean over tasks "
         "of the place by score. The last rows are of rules that are no network. A click on a title "

@@ -6,10 +6,11 @@ finite is None.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from archsearch.folder import StudyFolder
+from archsearch.racing import Noise, noise
 
 
 def number(value: Any) -> float | None:
@@ -28,11 +29,14 @@ class Trial:
     """An architecture that was trained, or failed to.
 
     Attributes:
-        loss: of the search: one seed, split "val", mean over tasks.
+        loss: of the search, split "val", mean over tasks: of several seeds what racing makes of
+            them.
+        losses: at the end, over the seeds of the search in their order; None of one that failed.
         tasks: what the search measured, by task.
         tests: the final runs, on split "test", one for each fresh seed.
         failed_finals: how many of the final runs failed.
         excess: by how much it is over soft budgets.
+        memory: the most bytes that one of its trainings held.
         breaches: budgets that the trained model was measured to be over: name, cost and limit.
         speed: how fast it is, as archsearch.speed measured it; empty where it did not.
     """
@@ -44,12 +48,14 @@ class Trial:
     summary: str
     cost: dict[str, float]
     loss: float | None
+    losses: list[float | None]
     tasks: dict[str, dict[str, Any]]
     tests: list[dict[str, Any]]
     failed_finals: int
     cause: str | None
     message: str | None
     excess: float
+    memory: float | None
     breaches: list[tuple[str, float, float]]
     speed: dict[str, Any]
 
@@ -76,9 +82,14 @@ class Trial:
         known = [score for score in scores if score is not None]
         return sum(known) / len(known) if known and len(known) == len(scores) else None
 
+    @property
+    def behind(self) -> tuple[int, float]:
+        """What counts before the loss: seeds on which it failed, soft budgets it is over."""
+        return sum(loss is None for loss in self.losses), self.excess
+
     @classmethod
-    def read(cls, data: dict[str, Any]) -> "Trial":
-        """From the data of a metrics.json."""
+    def read(cls, data: dict[str, Any], seeds: Sequence[int]) -> "Trial":
+        """From the data of a metrics.json, in a study with these seeds of the search."""
         runs: list[dict[str, Any]] = data.get("runs") or []
         failures: list[dict[str, Any]] = data.get("failures") or []
         searches = [run for run in runs if run.get("split") == "val"]
@@ -91,6 +102,7 @@ class Trial:
             summary=data.get("summary") or "",
             cost={name: c for name, value in costs.items() if (c := number(value)) is not None},
             loss=number(data.get("loss")),
+            losses=_over(seeds, searches, failures) if searches else [],
             tasks=(searches[0].get("tasks") or {}) if searches else {},
             tests=[
                 r for r in runs if r.get("split") == "test" and number(r.get("loss")) is not None
@@ -99,9 +111,19 @@ class Trial:
             cause=data.get("cause"),
             message=data.get("message"),
             excess=data.get("excess") or 0.0,
+            memory=max(numbers(run.get("memory") for run in runs), default=None),
             breaches=[(b["budget"], b["cost"], b["max"]) for b in data.get("breaches") or []],
             speed=data.get("speed") or {},
         )
+
+
+def _over(
+    seeds: Sequence[int], runs: Sequence[dict[str, Any]], failures: Sequence[dict[str, Any]]
+) -> list[float | None]:
+    """The losses of the search over its seeds, as far as they came."""
+    found = {run.get("seed"): number(run.get("loss")) for run in runs}
+    ended = {run.get("seed") for run in failures if run.get("split") == "val"}
+    return [found.get(seed) for seed in seeds if seed in found or seed in ended]
 
 
 @dataclass(frozen=True)
@@ -109,21 +131,37 @@ class Findings:
     """A study as it stands.
 
     Attributes:
-        trials: trained and failed ones, those over soft budgets last, then by validation loss.
+        trials: trained and failed ones, those that failed on a seed or are over soft budgets last,
+            then by validation loss.
+        seeds: of the search.
+        noise: what they say of the architectures, and of themselves.
     """
 
     record: dict[str, Any]
     space: dict[str, Any]
     trials: list[Trial]
+    seeds: list[int]
+    noise: Noise
 
     @classmethod
     def read(cls, folder: StudyFolder) -> "Findings":
         """UserError if the folder holds no study."""
-        record, space = folder.read_record(), folder.read_space() or {}
-        trials = [Trial.read(data) for data in folder.read_trials()]
+        return cls.of(folder.read_record(), folder.read_space() or {}, folder.read_trials())
+
+    @classmethod
+    def of(
+        cls, record: dict[str, Any], space: dict[str, Any], data: Sequence[dict[str, Any]]
+    ) -> "Findings":
+        """From what stands in record.json, space.yaml and every metrics.json."""
+        ended = [run for t in data for run in (*(t.get("runs") or []), *(t.get("failures") or []))]
+        seeds = sorted({run["seed"] for run in ended if run.get("split") == "val"})
+        trials = [Trial.read(trial, seeds) for trial in data]
+        again = {t.number: t.losses for t in trials if len(t.losses) > 1}
+        fitted = noise(again, {t.number for t in trials if t.kind == "baseline"})
+        trials = [replace(t, loss=fitted.means.get(t.number, t.loss)) for t in trials]
         over = [t for t in trials if t.state in ("trained", "failed")]
-        over.sort(key=lambda t: (t.excess, math.inf if t.loss is None else t.loss, t.number))
-        return cls(record, space, over)
+        over.sort(key=lambda t: (t.behind, math.inf if t.loss is None else t.loss, t.number))
+        return cls(record, space, over, seeds, fitted)
 
     @property
     def trained(self) -> list[Trial]:
@@ -152,6 +190,11 @@ class Findings:
     def kind(self, trial: Trial) -> str:
         """What a trial is on the page: best, baseline or candidate."""
         return "best" if trial is self.best else trial.kind
+
+    @property
+    def memory(self) -> float | None:
+        """The most bytes that a training held."""
+        return max((trial.memory for trial in self.trials if trial.memory), default=None)
 
     @property
     def untrained(self) -> list[dict[str, Any]]:

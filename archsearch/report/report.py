@@ -11,17 +11,19 @@ from archsearch import reading
 from archsearch.durable import write_atomic
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
+from archsearch.ram import size
 from archsearch.report import figures, page
 from archsearch.report.agreement import agreement
 from archsearch.report.entries import entries
-from archsearch.report.figures import COSTS, COUNT, MORE, Cost
 from archsearch.report.findings import Findings
 from archsearch.report.front import front
 from archsearch.report.page import details, draw, escape, section, table, words
+from archsearch.report.race import race
 from archsearch.report.seeds import seeds
 from archsearch.report.sheet import drawn, written
 from archsearch.report.speeds import speeds
 from archsearch.report.verdict import verdict
+from archsearch.units import COSTS, COUNT, MORE, Cost
 
 
 def write_report(study: str | Path) -> Path:
@@ -35,6 +37,7 @@ def write_report(study: str | Path) -> Path:
     sections = [
         _headline(findings),
         seeds(findings),
+        race(findings),
         _ledger(findings),
         front(findings),
         _pareto(findings),
@@ -107,10 +110,10 @@ def _ledger(findings: Findings) -> str:
         head = ["proposal", "fate", "why", "architecture"]
         rows = [_untrained(entry) for entry in findings.untrained]
         content += details("Proposals that were not trained to the end", table(head, rows))
-    return section("Every proposal counted", content, _took(counts))
+    return section("Every proposal counted", content, _took(counts, findings.memory))
 
 
-def _took(counts: dict[str, Any]) -> str:
+def _took(counts: dict[str, Any], memory: float | None) -> str:
     """What the search trained, and what that took."""
     told = f"{counts.get('trained', 0)} trained of {counts.get('proposed', 0)} proposed."
     if deaths := counts.get("deaths"):
@@ -118,9 +121,10 @@ def _took(counts: dict[str, Any]) -> str:
     if not (spent := counts.get("spent")) or not spent.get("seconds"):
         return told
     tokens, flops = (Cost("", name, 1000, COUNT).tell(spent[name]) for name in ("tokens", "flops"))
+    most = f" No training held more than {size(memory)}." if memory else ""
     return (
         f"{told} What came to a rung or the end trained for {spent['seconds'] / 60:.1f} minutes of "
-        f"one worker, over {tokens} positions, in {flops} FLOPs of training steps."
+        f"one worker, over {tokens} positions, in {flops} FLOPs of training steps.{most}"
     )
 
 
@@ -146,9 +150,7 @@ def _pareto(findings: Findings) -> str:
         "": "Loss is the mean over tasks of what each makes small, in different units",
     }
     said = losses.get(findings.unit(), f"Loss is the mean over tasks of the {findings.unit()}")
-    note = (
-        f"{said}, on the validation split, from one seed. Nothing trained lies below the step line."
-    )
+    note = f"{said}, on the validation split. Nothing trained lies below the step line."
     if not findings.trained:
         return section("Loss against cost", "<p>Nothing has been trained yet.</p>")
     return section("Loss against cost", draw("pareto", figures.pareto(findings)), note)

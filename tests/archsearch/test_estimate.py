@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from archsearch import estimate, load_space, speed, study
-from archsearch.estimate import Load, share
+from archsearch.estimate import Load, raced, share
 from archsearch.folder import StudyFolder
 from archsearch.measuring import Time
+from archsearch.racing import expected
 from archsearch.space import Space
 
 SPACE = """
@@ -63,6 +64,20 @@ def test_seconds_are_of_steps_and_evaluations(
     assert told.measuring == 2 * speed.ALLOWANCE
     assert told.seconds == told.least == told.most
     assert told.seconds == pytest.approx(one * trained / 4 + told.measuring)
+
+
+def test_a_race_is_counted_as_if_it_were_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both candidates lead and have all three seeds, and so has the baseline; at one rate then."""
+    monkeypatch.setattr(estimate, "step_time", lambda *_: (Time(1.0, 1.0, 1.0, 5), None))
+    monkeypatch.setattr(estimate.measuring, "once", lambda *_: 0.0)
+    alone = estimate.estimate(written(tmp_path), 1, "cpu")
+    told = estimate.estimate(written(tmp_path, "search: {", "search: {seeds: 3, "), 1, "cpu")
+    assert told.trainings - alone.trainings == 3 * 2
+    assert told.work.seconds - alone.work.seconds == pytest.approx(3 * 2 * 9 * 2)
+    halved = written(tmp_path, "search: {", "search: {seeds: 3, eta: 2, ", trials=40)
+    assert raced(halved.file) == expected(20, 1, 3)
 
 
 def test_rungs_leave_a_share(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.report import write_report
 from archsearch.report.diagram import architecture, layout
-from archsearch.report.figures import BYTES, COSTS, MORE
 from archsearch.report.findings import Findings, pareto_front
 from archsearch.report.verdict import difference, verdict
 from archsearch.spec import ModelSpec
+from archsearch.units import BYTES, COSTS, MORE
 
 PLOTLY = get_plotlyjs()
 SPEC = archsearch.reference("retnet", dim=8, layers=1)
@@ -270,7 +270,7 @@ def test_the_page_opens_with_the_verdict(study):
 def test_the_verdict_without_final_runs_says_so(study):
     study.add("retnet", 2.0).add("trial 1", 1.5)
     assert "trial 1 has the lowest validation loss of the candidates, 1.500" in study.verdict()
-    assert "single-seed validation losses" in study.verdict()
+    assert "validation losses, by which it was chosen" in study.verdict()
     assert "beats" not in study.verdict()
 
 

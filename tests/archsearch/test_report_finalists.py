@@ -16,7 +16,7 @@ import archsearch
 from archsearch.folder import StudyFolder
 from archsearch.report import write_report
 from archsearch.report.figures import CANDIDATE
-from archsearch.report.findings import Findings, Trial
+from archsearch.report.findings import Findings
 from archsearch.report.latency import TITLES, _ticks, latency
 from archsearch.report.seeds import seeds
 from archsearch.report.speeds import left_out, speeds
@@ -60,7 +60,7 @@ def trial(number: int, name: str, finals: list[float], **more: Any) -> dict[str,
 
 def findings(*trials: dict[str, Any]) -> Findings:
     record = {"name": "demo", "tasks": {"recall": {}}}
-    return Findings(record, {}, [Trial.read(copy.deepcopy(data)) for data in trials])
+    return Findings.of(record, {}, copy.deepcopy(trials))
 
 
 def cells(section: str) -> dict[str, list[str]]:

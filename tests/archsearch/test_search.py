@@ -406,7 +406,7 @@ def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
     first.folder.write_trial(entry.number, spec, trial)
     first.close(entry, trial)
     other = Driver(tiny(tmp_path), StudyFolder(tmp_path / "b"), Local("cpu"))
-    with pytest.raises(UserError, match=r"shared.db: its study 'tiny' has trials \[0\] that"):
+    with pytest.raises(UserError, match=r"shared.db: its study has trials \[0\] that"):
         other.open(RDBStorage(storage))
 
 

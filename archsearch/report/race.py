@@ -1,0 +1,57 @@
+"""The section of the race: what the seeds of the search say of the leaders, beside the noise floor.
+
+See archsearch.racing for the model, the intervals and who is trained again.
+"""
+
+import math
+
+from archsearch.racing import Noise
+from archsearch.report.findings import Findings, Trial
+from archsearch.report.page import escape, section, table
+
+
+def race(findings: Findings) -> str:
+    """The section; empty as long as nothing was trained on several seeds."""
+    again = [t for t in findings.trained if len(t.losses) > 1]
+    if not again:
+        return ""
+    noise, looks = findings.noise, (findings.space.get("search") or {}).get("seeds") or 1
+    best = findings.best
+    head = ["", "runs", "loss", *map(str, findings.seeds), "above the best", ""]
+    rows = [_row(trial, best, noise, looks, len(findings.seeds)) for trial in again]
+    note = (
+        "Who led was trained again on further seeds of the search, split validation, until an "
+        "interval parted it from the best or it had them all; baselines on all, before anything "
+        "else. The loss is what its runs say of it on the first seed's data, seeds being alike to "
+        f"all (least squares). {_floor(noise)}"
+    )
+    return section("The race over seeds", table(head, rows), note)
+
+
+def _floor(noise: Noise) -> str:
+    """The noise floor, in words."""
+    if noise.sigma is None:
+        return "There is no noise floor yet: it takes two architectures with two seeds each."
+    return (
+        f"Noise floor: one run is off by a standard deviation of {noise.sigma:.3g} "
+        f"({noise.freedom} degrees of freedom), so two architectures of the same worth differ by "
+        f"{noise.sigma * math.sqrt(2):.3g} on one seed."
+    )
+
+
+def _row(trial: Trial, best: Trial | None, noise: Noise, looks: int, seeds: int) -> list[str]:
+    interval = told = None
+    if best is not None and trial is not best:
+        interval = noise.interval(trial.losses, best.losses, looks)
+    if interval is not None:
+        told = "worse" if interval[0] > 0 else "better" if interval[1] < 0 else "not told apart"
+    runs = [*(("failed" if x is None else f"{x:.3f}") for x in trial.losses)]
+    runs += ["–"] * (seeds - len(runs))
+    return [
+        escape(trial.name),
+        str(len(trial.losses)),
+        f"{trial.loss:.3f}",
+        *runs,
+        "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        told or "",
+    ]
