@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
 from archsearch.errors import UserError
-from archsearch.workers import Done, Failed, Job, Message, run_job
+from archsearch.folder import StudyFolder
+from archsearch.workers import Done, Failed, Job, Message, run_job, unseen
 
 PATIENCE = 60.0
 """Seconds without any node that could do a job, before a study gives up."""
@@ -31,9 +31,8 @@ def _work(job: Job) -> Iterator[Message]:
     import torch
 
     torch.set_num_threads(1)
-    study = Path(job.folder).parents[1]
-    if not study.is_dir():
-        yield Failed(job, "unseen", f"{os.uname().nodename} does not see {study}")
+    if (failed := unseen(job)) is not None:
+        yield failed
         return
     said: SimpleQueue[Message] = SimpleQueue()
     threading.Thread(target=lambda: said.put(run_job(job, said.put)), daemon=True).start()
@@ -51,10 +50,16 @@ class Cluster(AbstractContextManager["Cluster"]):
         UserError: Ray is not installed, no cluster is there, or none of its nodes can do a trial.
     """
 
-    def __init__(self, device: str, address: str | None = None, gpus: float = 1.0) -> None:
+    def __init__(
+        self,
+        device: str,
+        address: str | None = None,
+        gpus: float = 1.0,
+        size: int | None = None,
+    ) -> None:
         if gpus > 1 and gpus != int(gpus):
             raise UserError(f"--gpus-per-trial {gpus:g}: a share of one below 1, or whole ones")
-        self.device, self.address = device, address
+        self.device, self.address, self.limit = device, address, size
         self.needs = {"CPU": 1.0} | ({"GPU": gpus} if device.startswith("cuda") else {})
 
     def __enter__(self) -> "Cluster":
@@ -110,9 +115,18 @@ class Cluster(AbstractContextManager["Cluster"]):
         gpus = int(node.get("GPU", 0))
         return min(cores, gpus * int(1 / share) if share < 1 else int(gpus / share))
 
-    def require(self, size: int | None) -> None:
+    @property
+    def at_work(self) -> bool:
+        """Tasks end with their driver."""
+        return False
+
+    def turn(self, folder: StudyFolder) -> bool:
+        """A cluster has one driver, this process."""
+        return False
+
+    def require(self) -> None:
         """UserError where Ray would let a trial wait for ever."""
-        room = self.room()
+        room, size = self.room(), self.limit
         if room == 0:
             raise UserError(f"{self.wanted()}, which no node of the cluster has: {self.told()}")
         if size is not None and size > room:
@@ -121,9 +135,9 @@ class Cluster(AbstractContextManager["Cluster"]):
                 f"{self.told()}. Leave --workers out to use what there is"
             )
 
-    def workers(self, size: int | None) -> "Tasks":
+    def workers(self, limit: int | None = None) -> "Tasks":
         """As many as there is room for, nodes that come later included, unless told."""
-        return Tasks(self, size)
+        return Tasks(self, limit or self.limit)
 
     def describe(self) -> dict[str, Any]:
         """Its nodes and what a trial has of one."""

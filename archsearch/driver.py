@@ -24,8 +24,10 @@ from archsearch.engines import Engine, Workers
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
-from archsearch.ledger import Entry, environment
+from archsearch.ledger import Entry
 from archsearch.proposing import Proposer
+from archsearch.racing import Race
+from archsearch.record import Record
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.speed import SpeedJob
@@ -60,9 +62,9 @@ class Driver:
         self.told = -math.inf
         self.again: list[Job] = []  # whose worker died
 
-    def preflight(self, workers: int | None = None) -> None:
+    def preflight(self) -> None:
         """Finds what is wrong before anything is written."""
-        self.engine.require(workers)
+        self.engine.require()
         if any(budget.timed for _, budget in self.file.budgets.items()):
             preflight.require_device(self.device)  # candidates are timed in this process
         samplers.require(self.file.search.sampler)
@@ -84,7 +86,9 @@ class Driver:
     def open(self, storage: RDBStorage) -> None:
         """Creates or loads the study, and takes up what an earlier process left unfinished."""
         stored = storing.study_in(storage, self.space.name, len(self.file.objectives))
-        self.folder.clear()
+        if not self.engine.at_work:
+            self.folder.clear()
+        self.settled = self.folder.finished(self.trials)
         self.folder.write_blocks(self.space.blocks)
         self.folder.write_space(self.document())
         self.proposer = Proposer(
@@ -97,39 +101,41 @@ class Driver:
                 self.close(entry, trial)  # the result was written, the storage not yet told
         self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
-        if missing := self.ledger.numbers("trained") - {trial["number"] for trial in trials}:
-            raise UserError(
-                f"{storage.url}: its study {self.space.name!r} has trials "
-                f"{sorted(missing)} that {self.folder.path} has not; name the folder it was run in"
-                " with --out, or another storage"
-            )
+        preflight.require_same_trials(self.folder, self.ledger, storing.masked(storage.url))
+        for trial in trials:
+            self._recall(trial)
+        search, final = self.file.search, self.file.final
+        self.race = Race(self.ledger, search.seeds, final.top, self.file.objectives)
         self.publish()
         ended = [len(t["runs"]) + len(t["failures"]) + ("waiting" in t) for t in trials]
         self.jobs_done = sum(ended)
-        self.environment = environment(self.device) | {"engine": self.engine.describe()}
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        past = self.folder.read_record() if self.folder.record.exists() else {"started": now}
-        self.times = {"started": past["started"], "resumed": past.get("resumed", [])}
-        if self.folder.record.exists():
-            self.times["resumed"].append(now)
-        self.write_record()
+        self.record = Record(self.jobs, self.engine)
+        if self.settled:
+            self.proposer.exhausted = self.folder.read_record()["exhausted"]
+            return
+        self.record.write(self.proposer, self.race)
         self.folder.write_status(self.status("search", 1).snapshot())
 
-    def run(self, workers: int | None, watch: Watch) -> None:
+    def run(self, watch: Watch) -> None:
         """Keeps the workers busy until nothing is left to do."""
-        with self.engine.workers(workers) as pool:
+        with self.engine.workers() as pool:
             self._drain(pool, "search", self.next_job, watch)
             self.prune()
             self._drain(pool, "final", partial(next, self.jobs.final(self.ledger), None), watch)
         with self.engine.workers(1) as alone:  # a time is of what has the machine for itself
             self._drain(alone, "speed", partial(next, self.jobs.speed(self.ledger), None), watch)
-        self.write_record(finished=datetime.now(UTC))
+        self.folder.clear()
+        for leader in self.ledger.ranking()[:1]:
+            self.folder.publish_best(leader.number)  # once more, with what was added to it
+        self.record.write(self.proposer, self.race, finished=datetime.now(UTC))
         self.tell(watch, "finished", 1)
 
     def next_job(self) -> Job | None:
-        """Of the search: what was left over, then what is proposed only when it is asked for."""
+        """Of the search: what was left over, who races, what is proposed when it is asked for."""
         if self.left_over:
             return self.left_over.pop(0)
+        if (entry := self.race.next()) is not None:
+            return self.jobs.again(entry)
         entry = self.proposer.next()
         return None if entry is None else self.jobs.search(entry)
 
@@ -150,17 +156,18 @@ class Driver:
         What a dead worker had comes first.
         """
         ahead = take()
-        while ahead is not None or pool.running:
-            while ahead is not None and pool.has_room:
-                pool.submit(ahead)
-                self.running[ahead.number, ahead.seed] = None
+        while ahead is not None or self.again or pool.running:
+            while pool.has_room and (job := self.again[0] if self.again else ahead) is not None:
+                pool.submit(job)
+                self.running[job.number, job.seed] = None
                 self.tell(watch, phase, pool.size)
-                ahead = take()
+                if self.again:
+                    self.again.pop(0)
+                else:
+                    ahead = take()
             for message in pool.messages(0.5):
                 self.hear(message)
             self.tell(watch, phase, pool.size)
-            while self.again:
-                pool.submit(self.again.pop())  # there is room: its worker is gone
             ahead = ahead or take()  # who waits may go on by what was heard
 
     def hear(self, message: Message) -> None:
@@ -173,13 +180,7 @@ class Driver:
         entry = self.ledger.entries[job.number]
         if self._begins_again(entry, message):
             return
-        if isinstance(message, Failed) and message.cause == "disk_full":
-            raise OSError(errno.ENOSPC, message.message)  # the trial stays open
-        if isinstance(message, Failed) and message.cause == "unseen":
-            raise UserError(
-                f"{message.message}; put the study where every node sees it (--out), and the same "
-                "command goes on"
-            )
+        _stop(message)
         trial = self.folder.read_trial(job.number) or self._new_trial(entry)
         if isinstance(job, SpeedJob):
             failed = isinstance(message, Failed)
@@ -188,22 +189,20 @@ class Driver:
             return
         self.jobs_done += not job.pause  # further ones of a candidate are of the same
         trial.pop("waiting", None)
-        if isinstance(message, Done):
-            news = self._news(entry, trial, message.run)
-        else:
-            why = {"state": "failed", "cause": message.cause, "message": message.message}
-            trial["failures"].append({"seed": job.seed, "split": job.split, **why})
-            news = why | {"loss": None}
+        news = self._news(entry, trial, message)
         trial["deaths"] = entry.deaths
-        if job.split == "val":
+        first, races = job.seed == self.seed, job.split == "val" and job.seed != self.seed
+        if first:
             trial |= news
-            if news["state"] == "trained":
-                over = self.file.budgets.breaches(trial["runs"][-1]["measured"])
-                trial["breaches"] = [asdict(excess) for excess in over]
+        elif races:
+            trial["spent"] = entry.spent = _sum(trial["spent"], news.get("spent", {}))
         self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
-        if job.split == "val":
+        if first:
             self.close(entry, trial)
-        self.write_record()
+        elif races:
+            self.race.hear(entry, news["loss"])
+            self.publish()
+        self.record.write(self.proposer, self.race)
 
     def _begins_again(self, entry: Entry, message: Message) -> bool:
         """Whether a worker died over a training that may be begun once more; if so, it is."""
@@ -212,21 +211,29 @@ class Driver:
         if not died or isinstance(job, SpeedJob) or job.attempt + 1 >= ATTEMPTS:
             return False
         entry.deaths += 1
-        if job.split == "val":
+        if job.seed == self.seed:
             self.proposer.keep(entry)
-        self.running[job.number, job.seed] = None
         self.again.append(replace(job, attempt=job.attempt + 1))
         return True
 
-    def _news(self, entry: Entry, trial: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-        """What a run means for its trial, where it is put: as done, or as what is to go on."""
+    def _news(self, entry: Entry, trial: dict[str, Any], message: Done | Failed) -> dict[str, Any]:
+        """What an end means for its trial, where it is put: as done, failed, or to go on."""
+        job = message.job
+        if isinstance(message, Failed):
+            why = {"state": "failed", "cause": message.cause, "message": message.message}
+            trial["failures"].append({"seed": job.seed, "split": job.split, **why})
+            return why | {"loss": None}
+        run = message.run
         news = {"loss": run["loss"], "spent": {key: run[key] for key in SPENT}}
-        if not run.pop("paused", False):
-            trial["runs"].append(run)
-            self.seconds.append(run["seconds"])
-            return news | {"state": "trained"}
-        trial["waiting"] = run
-        return news | {"state": "paused", "rungs": [*entry.rungs, run["loss"]]}
+        if run.pop("paused", False):
+            trial["waiting"] = run
+            return news | {"state": "paused", "rungs": [*entry.rungs, run["loss"]]}
+        trial["runs"].append(run)
+        self.seconds.append(run["seconds"])
+        if job.budgets is not None:
+            over = self.file.budgets.breaches(run["measured"])
+            trial["breaches"] = [asdict(excess) for excess in over]
+        return news | {"state": "trained"}
 
     @staticmethod
     def _is_news(entry: Entry, trial: dict[str, Any]) -> bool:
@@ -245,9 +252,17 @@ class Driver:
         state = TrialState.COMPLETE if entry.state == "trained" else TrialState.FAIL
         done = entry.state == "trained"
         values = ranking.point(entry, self.file.objectives) if done else None
+        entry.losses = [entry.loss] if done else []
         self.proposer.settle(entry, state, values)
         if self.ledger.ranking()[:1] == [entry]:
             self.publish()
+
+    def _recall(self, trial: dict[str, Any]) -> None:
+        """What racing added to a trial: Optuna keeps no news of one that is complete."""
+        entry = self.ledger.entries[trial["number"]]
+        if entry.state == "trained":
+            entry.losses = self.jobs.losses(trial)
+            entry.spent, entry.deaths = trial["spent"], trial["deaths"]
 
     def publish(self) -> None:
         """Makes best/ the leader, if it is not."""
@@ -260,34 +275,6 @@ class Driver:
         """metrics.json of a trial before its first result."""
         return {**entry.brief(), "runs": [], "failures": []}
 
-    def write_record(self, finished: datetime | None = None) -> None:
-        """record.json: what ran where, and every proposal counted."""
-        unseen = ("pruned", "over_budget", "duplicate", "invalid", "failed", "interrupted")
-        self.folder.write_record(
-            {
-                "name": self.space.name,
-                "seed": self.seed,
-                "seeds": {
-                    "search": self.seed,
-                    "final": [self.seed + 1 + i for i in range(self.file.final.seeds)],
-                },
-                **self.environment,
-                **self.times,
-                "finished": finished.isoformat(timespec="seconds") if finished else None,
-                "exhausted": self.proposer.exhausted,
-                "counts": self.ledger.counts(),
-                "tasks": {
-                    task.name: {
-                        "fingerprint": task.fingerprint(),
-                        "unit": task.unit,
-                        "floors": task.floors(),
-                    }
-                    for task in self.file.tasks
-                },
-                "untrained": [entry.brief() for entry in self.ledger.having(*unseen)],
-            }
-        )
-
     def tell(self, watch: Watch, phase: str, workers: int) -> None:
         """Says how it stands to who watches here, and once a second to who reads the folder."""
         status, now = self.status(phase, workers), time.monotonic()
@@ -297,10 +284,26 @@ class Driver:
         watch(status)
 
     def status(self, phase: str, workers: int) -> Status:
-        finals = (self.file.final.top + len(self.file.baselines)) * self.file.final.seeds
-        jobs = self.trials + len(self.file.baselines) + finals
+        search, baselines = self.file.search, len(self.file.baselines)
+        finals = (self.file.final.top + baselines) * self.file.final.seeds
+        jobs = self.trials + baselines * search.seeds + self.race.begun + finals
         left = jobs - self.jobs_done
-        open_ended = phase == "search" and self.file.search.eta is not None  # how many go on?
+        open_ended = phase == "search" and search.eta is not None  # how many go on?
         mean = None if open_ended or not self.seconds else statistics.fmean(self.seconds)
         seconds_left = None if mean is None else mean * max(0, left) / workers
         return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
+
+
+def _sum(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {key: round(one[key] + other.get(key, 0), 3) for key in one}
+
+
+def _stop(message: Done | Failed) -> None:
+    """Raises what no trial has failed by, which stays open: it is the study's."""
+    if isinstance(message, Failed) and message.cause == "disk_full":
+        raise OSError(errno.ENOSPC, message.message)
+    if isinstance(message, Failed) and message.cause == "unseen":
+        raise UserError(
+            f"{message.message}; put the study where every node sees it (--out), and the same "
+            "command goes on"
+        )

@@ -147,6 +147,12 @@ class StudyFolder:
             )
         return _json(self.record)
 
+    def finished(self, trials: int) -> bool:
+        """Whether it has all of a study of so many trials."""
+        if not self.record.exists() or not self.read_record()["finished"]:
+            return False
+        return (self.read_space() or {})["search"]["trials"] == trials
+
     def write_record(self, record: dict[str, Any]) -> None:
         write_atomic(self.record, json.dumps(record, indent=1))
 
@@ -178,7 +184,8 @@ class StudyFolder:
         partial, old = self.path / ".best.partial", self.path / ".best.old"
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(self.trial(number), partial)
+        unfinished = shutil.ignore_patterns("*.checkpoint", ".*.partial")  # of a further seed
+        shutil.copytree(self.trial(number), partial, ignore=unfinished)
         if self.best.exists():
             self.best.rename(old)
         partial.rename(self.best)

@@ -2,7 +2,8 @@
 
 The driver is the only one that writes the study. A worker that dies takes its own job with it and
 nothing else: the pipe closes, the driver hears of it at once and starts another. Workers ignore
-Ctrl-C (the driver decides) and end when the driver's end of the pipe closes.
+Ctrl-C (the driver decides) and end when the driver's end of the pipe closes. When memory runs short
+the largest is ended, and one less works from then on.
 """
 
 import multiprocessing
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from archsearch import ram
 from archsearch.workers import Done, Failed, Job, Message, run_job
 
 
@@ -42,6 +44,8 @@ class _Worker:
     process: Any
     pipe: Connection
     job: Job | None = None
+    spared: str = ""
+    """Why we ended it ourselves."""
 
 
 @dataclass
@@ -83,6 +87,7 @@ class Pool:
 
     def messages(self, timeout: float) -> Iterator[Message]:
         """What the workers have said; waits up to `timeout` seconds for a first word."""
+        self._spare()
         pipes = {worker.pipe: worker for worker in self.workers}
         for pipe in wait(list(pipes), timeout):
             worker = pipes[pipe]  # type: ignore[index]
@@ -94,6 +99,19 @@ class Pool:
                 worker.job = None
             if message is not None:
                 yield message
+
+    def _spare(self) -> None:
+        """Ends the largest worker before the system ends anybody; from then on there is one less.
+
+        Its job has died, and is begun again with more room; where it is alone, it is too large.
+        """
+        busy = {worker.process.pid: worker for worker in self.workers if worker.job is not None}
+        if (found := ram.to_spare(busy)) is not None:
+            pid, why = found
+            busy[pid].spared = f"; {why}"
+            busy[pid].process.kill()
+            busy[pid].process.join()
+            self.size = max(1, self.size - 1)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # fork after torch has threads can deadlock
@@ -110,8 +128,9 @@ class Pool:
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if worker.job is None:
             return None
-        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-        return Failed(worker.job, "died", f"the worker process ended with {why}{hint}")
+        if code == -signal.SIGKILL:
+            why += worker.spared or "; the system may have run out of memory"
+        return Failed(worker.job, "died", f"the worker process ended with {why}")
 
     @staticmethod
     def _end(worker: _Worker) -> None:

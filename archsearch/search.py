@@ -51,12 +51,13 @@ def study(
         space: what is searched.
         trials: candidates to train; the space's own number if None.
         workers: trainings at a time. If None, one per core, at most 8, or one on an accelerator; of
-            a cluster, all it has room for.
+            a cluster, all it has room for; of a crew, so many by each of its processes.
         out: the study's folder; studies/<name> if None.
         storage: an Optuna storage URL; SQLite in the folder if None.
         device: where models are trained.
         seed: the space's own if None.
-        engine: local, for processes of this machine, or ray, for the nodes of a cluster.
+        engine: local, for processes of this machine; ray, for the nodes of a cluster; postgresql,
+            for all processes that run this study on one storage: one drives, all work.
         address: of the Ray cluster; if None, the one that RAY_ADDRESS or this machine knows, else
             one that is started here.
         gpus_per_trial: what a training on CUDA has of a GPU, on a cluster; a whole one if None.
@@ -68,12 +69,18 @@ def study(
             could do a training, there is no room to write, or the storage is lost.
     """
     folder = StudyFolder(out or Path("studies") / space.name)
-    with engines.make(engine, device, address, gpus_per_trial) as place:
+    place = engines.make(
+        engine, device, workers,
+        address=address, gpus=gpus_per_trial, storage=storage, study=space.name,
+    )  # fmt: skip
+    with place, _kept(folder.path):
         driver = Driver(space, folder, place, seed=seed, trials=trials)
-        driver.preflight(workers)
-        with _kept(folder.path), folder.locked(), connected(storage or folder.storage) as opened:
+        driver.preflight()
+        waited = place.turn(folder)
+        with folder.locked(), connected(storage or folder.storage) as opened:
             driver.open(opened)
-            driver.run(workers, watch)
+            if not (waited and driver.settled):  # the one before it has done all of it
+                driver.run(watch)
     best = next(iter(driver.ledger.ranking()), None)
     spec = ModelSpec.model_validate(best.spec) if best else None
     return Result(folder.path, spec, best, driver.ledger.counts(), driver.proposer.exhausted)

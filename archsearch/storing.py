@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError
 
@@ -35,11 +36,23 @@ def study_in(storage: RDBStorage, name: str, objectives: int) -> optuna.Study:
         )
 
 
+def masked(url: str) -> str:
+    """A storage's URL without its password: files and logs are passed on."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return url if "@" not in url else f"{url.partition('://')[0]}://***"
+    if "password" in parsed.query:
+        parsed = parsed.update_query_dict({"password": "***"})
+    return parsed.render_as_string()
+
+
 def lost(error: BaseException | None) -> str | None:
     """What a database said that is gone, behind an error of whatever kind; None if none is."""
     while error is not None:
-        if isinstance(error, DBAPIError):
-            return str(error.orig).splitlines()[0]
+        said = error.orig if isinstance(error, DBAPIError) else error
+        if said is not error or type(error).__module__.partition(".")[0] == "psycopg":
+            return (str(said) or type(said).__name__).splitlines()[0]
         error = error.__cause__ or error.__context__
     return None
 
@@ -50,4 +63,5 @@ def _told(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError, ValueError, optuna.exceptions.OptunaError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"storage {url}: {reason}; check the URL and its driver") from None
+        told = f"storage {masked(url)}: {reason}; check the URL and its driver"
+        raise UserError(told) from None

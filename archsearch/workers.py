@@ -1,5 +1,6 @@
 """Jobs, the messages of who does them, and how they are done: anywhere, with plain data alone."""
 
+import os
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -72,6 +73,14 @@ class Failed:
 Message = Progress | Done | Failed
 
 
+def unseen(job: Job) -> Failed | None:
+    """What keeps a machine from doing a job: that it does not see the study's folder."""
+    study = Path(job.folder).parents[1]
+    if study.is_dir():
+        return None
+    return Failed(job, "unseen", f"{os.uname().nodename} does not see {study}")
+
+
 def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
     """Does a job; every way to fail comes back as a Failed with its cause."""
     import torch
@@ -94,6 +103,7 @@ def run_job(job: Job, report: Any = lambda message: None) -> Done | Failed:
 
 def _train_all(job: Job, report: Any) -> dict[str, Any]:
     """A job's entry in metrics.json: of several learning rates, the one with the lowest loss."""
+    from archsearch import ram
     from archsearch.budgets import Budgets
     from archsearch.plugins import load_file
     from archsearch.provenance import score_key, source_versions
@@ -109,7 +119,9 @@ def _train_all(job: Job, report: Any) -> dict[str, Any]:
     tasks = [TASKS[data["type"]].model_validate(data) for data in job.tasks]
     key = score_key(spec, tasks, training, job.seed, job.split)
     sources = source_versions(spec)  # now, when what has run is what was read
-    run, first, examples = _best_rate(job, spec, training, tasks, report)
+    with ram.peak(job.device) as held:
+        run, first, examples = _best_rate(job, spec, training, tasks, report)
+        run["memory"] = held()
     identity = {"seed": job.seed, "split": job.split, "key": key, "sources": sources}
     if "paused" in run:
         return identity | {"key": None} | run

@@ -12,7 +12,7 @@ from archsearch.cli.app import SpacePath, app, fail
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-Place = Literal["local", "ray"]
+Place = Literal["local", "ray", "postgresql"]
 StudyPath = Annotated[Path, typer.Argument(help="A study's folder.", metavar="STUDY")]
 
 
@@ -25,7 +25,7 @@ def study(
     storage: Annotated[str | None, typer.Option(help="An Optuna storage URL.")] = None,
     device: Annotated[str, typer.Option(help="Where models are trained.")] = "cpu",
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the space's own.")] = None,
-    engine: Annotated[Place, typer.Option(help="Processes here, or a Ray cluster.")] = "local",
+    engine: Annotated[Place, typer.Option(help="Processes here, a Ray cluster, a crew.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster, HOST:PORT.")] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(min=0.01, help="Of a Ray cluster; 1 if not told.")

@@ -78,7 +78,7 @@ def cost(
     if measure or isinstance(what, Space):
         require_device(device)
     if isinstance(what, Space):
-        size = Local(device).workers(workers).size
+        size = Local(device, workers).size
         prices = estimate.estimate(what, size, device)
     else:
         prices = pricing.price(what, batch, seq_len, vocab, device if measure else None)
