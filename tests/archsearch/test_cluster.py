@@ -1,8 +1,12 @@
 """Ray, for real: a head without cores and nodes of one core each, on this machine."""
 
 import os
+import random
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,6 +18,7 @@ import pytest
 from archsearch import cluster as clusters
 from archsearch import load_space, speed, study
 from archsearch.cluster import Cluster
+from archsearch.driver import ATTEMPTS
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.space import Space
@@ -79,7 +84,7 @@ def written(folder: Path, **changes: str) -> Space:
 
 def records(folder: Path) -> dict[int, Any]:
     """All that trials say but for times, and for what depends on times: who died, how fast it is."""
-    timed = ("seconds", "spent", "speed", "deaths", "measured")
+    timed = ("seconds", "spent", "speed", "deaths", "measured", "memory")
 
     def kept(value: Any) -> Any:
         if isinstance(value, dict):
@@ -127,29 +132,62 @@ def tasks_of(address: str) -> list[int]:
     return found
 
 
-def test_workers_and_nodes_that_die(nodes: Any, tmp_path: Path) -> None:
-    """Two workers killed, then a node with all it had, and one that comes: nothing is lost."""
-    space = written(tmp_path, **{"steps: 40": "steps: 150"})
+DRIVER = """
+import sys
+from archsearch import load_space, speed, study
+from archsearch.errors import UserError
+speed.ALLOWANCE = 0.1
+try:
+    study(load_space("spread.yaml"), out="killed", engine="ray", address={!r}, storage={!r})
+except UserError as error:
+    sys.exit(str(error))
+"""
+KILLS = 20
+
+
+def test_whatever_is_killed(nodes: Any, server: Any, tmp_path: Path) -> None:
+    """The study's process, workers, nodes with all they have, the database: nothing is lost."""
+    space = written(tmp_path, **{"steps: 40": "steps: 100", "random": "exhaustive"})
     study(space, out=tmp_path / "whole", workers=2)
-    killed = []
-
-    def disturb(status: Status) -> None:
-        pids = tasks_of(nodes.address)
-        if len(killed) < 2 and pids:
-            os.kill(pids[0], signal.SIGKILL)
-            killed.append(pids[0])
-        elif len(killed) == 2 and len(pids) == 2:
-            killed.append(nodes.worker_nodes.copy().pop())
-            nodes.remove_node(killed[-1], allow_graceful=False)
-            nodes.add_node(num_cpus=1)
-
-    there = tmp_path / "killed"
-    study(space, out=there, engine="ray", address=nodes.address, watch=disturb)
-    assert len(killed) == 3
-    assert records(tmp_path / "whole") == records(there)
-    counts = StudyFolder(there).read_record()["counts"]
-    assert counts["deaths"] >= 2
-    assert counts["failed"] == 0
+    command = [sys.executable, "-c", DRIVER.format(nodes.address, server.url)]
+    rng, strikes, deaths = random.Random(0), Counter[str](), 0
+    while True:
+        with (tmp_path / "log").open("w") as log:
+            driver = subprocess.Popen(command, cwd=tmp_path, stderr=log)
+        while driver.poll() is None:
+            if strikes.total() == KILLS:
+                driver.wait()
+                break
+            time.sleep(rng.uniform(1.0, 6.0))
+            kind = rng.choice(["driver", "database", "worker", "node"])
+            pids = tasks_of(nodes.address)
+            if kind == "driver" or deaths == ATTEMPTS - 1 or (kind == "worker" and not pids):
+                kind = "driver"  # who begins with no job having died
+                driver.kill()
+                driver.wait()
+            elif kind == "database":
+                server.kill()
+                server.start()
+            elif kind == "worker":
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                deaths += 1
+            else:
+                nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+                nodes.add_node(num_cpus=1)
+                deaths += 1
+            strikes[kind] += 1
+        told = (tmp_path / "log").read_text()
+        assert driver.returncode in (0, -signal.SIGKILL) or "storage" in told, told
+        deaths = 0
+        if driver.returncode == 0:
+            break
+    assert len(strikes) == 4, strikes
+    whole, killed = (
+        {t["hash"]: t for t in records(tmp_path / f).values()} for f in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(killed[key]["runs"] == whole[key]["runs"] for key in whole)
+    assert not StudyFolder(tmp_path / "killed").checkpoints()
 
 
 def test_what_a_cluster_cannot_do_is_refused_at_once(nodes: Any, tmp_path: Path) -> None:
@@ -168,14 +206,14 @@ def test_shares_of_gpus(nodes: Any) -> None:
     gpu = nodes.add_node(num_cpus=8, num_gpus=2)
     try:
         for share, room in ((1.0, 2), (0.5, 4), (0.4, 4), (2.0, 1)):
-            with Cluster("cuda", nodes.address, share) as cluster:
+            with Cluster("cuda", nodes.address, share, room) as cluster:
                 assert cluster.room() == room, share
-                cluster.require(room)
+                cluster.require()
         with (
             Cluster("cuda", nodes.address, 3.0) as cluster,
             pytest.raises(UserError, match="3 GPU"),
         ):
-            cluster.require(None)
+            cluster.require()
         with pytest.raises(UserError, match=r"--gpus-per-trial 1.5: a share"):
             Cluster("cuda", nodes.address, 1.5)
     finally:
@@ -190,7 +228,7 @@ def job(folder: Path) -> Job:
 
 def test_a_node_that_does_not_see_the_study(nodes: Any, tmp_path: Path) -> None:
     """It says so, and trains nothing that nobody would find."""
-    with Cluster("cpu", nodes.address) as cluster, cluster.workers(None) as tasks:
+    with Cluster("cpu", nodes.address) as cluster, cluster.workers() as tasks:
         for folder, end in ((tmp_path / "nowhere", Failed), (tmp_path, Done)):
             tasks.submit(job(folder))
             said: list[Message] = []
@@ -206,7 +244,7 @@ def test_leaving_ends_what_runs(nodes: Any, tmp_path: Path) -> None:
     long = replace(job(tmp_path), training={"steps": 100_000})
     with Cluster("cpu", nodes.address) as cluster:
         assert signal.getsignal(signal.SIGTERM) is before
-        with cluster.workers(None) as tasks:
+        with cluster.workers() as tasks:
             tasks.submit(long)
             while not any(isinstance(said, Progress) for said in tasks.messages(1)):
                 pass
@@ -222,7 +260,7 @@ def test_a_cluster_without_nodes(
 ) -> None:
     """It is not waited for longer than PATIENCE."""
     monkeypatch.setattr(clusters, "PATIENCE", 0.2)
-    with Cluster("cpu", nodes.address) as cluster, cluster.workers(None) as tasks:
+    with Cluster("cpu", nodes.address) as cluster, cluster.workers() as tasks:
         monkeypatch.setattr(cluster, "room", lambda: 0)
         assert not tasks.has_room
         assert not [*tasks.messages(0.3)]

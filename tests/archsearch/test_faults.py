@@ -8,6 +8,7 @@ import random
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from archsearch import load_space, speed, study
+from archsearch import study
 from archsearch.driver import ATTEMPTS, Driver
 from archsearch.durable import is_full, replacing, write_atomic
 from archsearch.engines import Local
@@ -31,37 +32,13 @@ from archsearch.proposing import Proposer
 from archsearch.space import Space
 from archsearch.workers import Done, Failed, run_job
 
-SPACE = """
-archsearch: 1
-name: faults
-model:
-  dim: 8
-  layers: 2
-  topology:
-    type: interleave
-    major: {choice: [mamba, gru, attention, retention]}
-    minor: {choice: [mamba, gru, lstm, rnn, hgrn]}
-tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}]
-train: {steps: 60, rungs: [20]}
-search: {sampler: exhaustive, trials: 20, eta: 2}
-baselines: [gla]
-final: {top: 2, seeds: 2}
-"""
 KILLS = 50
-
-
-def written(folder: Path, **changes: str) -> Space:
-    text = SPACE
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    (folder / "faults.yaml").write_text(text)
-    return load_space(folder / "faults.yaml")
 
 
 STUDY = """
 from archsearch import load_space, speed, study
 speed.ALLOWANCE = 0.1
-study(load_space({root!r} + "/faults.yaml"), out={root!r} + "/killed", workers=2)
+study(load_space({root!r} + "/small.yaml"), out={root!r} + "/killed", workers=2)
 """
 """What others kill: told as a text, for a new process cannot import a test."""
 
@@ -77,10 +54,10 @@ def finished(folder: StudyFolder) -> dict[int, Any]:
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_kills_change_nothing(small: Callable[..., Space], tmp_path: Path) -> None:
     """Drivers and workers, at moments drawn; what was there stays, and the end is the same."""
-    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
-    study(written(tmp_path), out=tmp_path / "whole", workers=2)
+    raced = {"trials: 8, eta: 2": "trials: 20, eta: 2, seeds: 3", "top: 1": "top: 2"}
+    study(small(**raced), out=tmp_path / "whole", workers=2)
     folder, rng = StudyFolder(tmp_path / "killed"), random.Random(0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["archsearch.search"])  # a driver starts at once
@@ -140,10 +117,9 @@ def same_in_the_end(folder: StudyFolder, whole: StudyFolder) -> None:
 
 @pytest.mark.slow
 def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that kills its worker each time fails at last, with its cause."""
-    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
     submitted: list[Any] = []
 
     class Deadly(Pool):
@@ -161,7 +137,7 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
                 yield Failed(job, "died", "killed") if ended and deadly else message
 
     monkeypatch.setattr("archsearch.engines.Pool", Deadly)
-    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    space = small(**{"trials: 8, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
     result = study(space, out=tmp_path / "s", workers=1)
     trials = {t["number"]: t for t in StudyFolder(tmp_path / "s").read_trials()}
     assert (trials[1]["state"], trials[1]["cause"]) == ("failed", "died")
@@ -172,12 +148,9 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
 
 
 @pytest.mark.slow
-def test_best_is_mended_when_a_study_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_best_is_mended_when_a_study_goes_on(small: Callable[..., Space], tmp_path: Path) -> None:
     """Killed between a result and its copy, or in the middle of the copy."""
-    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
-    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    space = small(**{"trials: 8, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
     study(space, out=tmp_path / "s", workers=1)
     folder = StudyFolder(tmp_path / "s")
     right = folder.best_number
@@ -246,8 +219,10 @@ def replaced_then_full() -> Any:
     return rename
 
 
-def test_a_full_disk_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    space = written(tmp_path)
+def test_a_full_disk_fails_no_trial(
+    small: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = small()
     entry = Entry(
         0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")
     )
@@ -263,9 +238,10 @@ def test_a_full_disk_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_with_room_again_a_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
-    space = written(tmp_path, **{"trials: 20, eta: 2": "trials: 2", "steps: 60": "steps: 21"})
+def test_with_room_again_a_study_goes_on(
+    small: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = small(**{"trials: 8, eta: 2": "trials: 2", "steps: 60": "steps: 21"})
 
     class Crowded(Pool):
         def messages(self, timeout: float) -> Any:
@@ -297,12 +273,12 @@ class Broken:
 
 
 def test_a_worker_whose_driver_is_gone_leaves_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its job has not failed: the next driver goes on from there."""
     monkeypatch.setattr("archsearch.training.SAVE_EVERY", 0.0)
     monkeypatch.setattr("archsearch.pool.signal.signal", lambda *_: None)
-    space = written(tmp_path)
+    space = small()
     entry = Entry(
         0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")
     )
@@ -317,9 +293,11 @@ def test_a_worker_whose_driver_is_gone_leaves_the_checkpoint(
     assert path.exists()
 
 
-def test_a_trial_whose_end_the_storage_did_not_hear_is_told(tmp_path: Path) -> None:
+def test_a_trial_whose_end_the_storage_did_not_hear_is_told(
+    small: Callable[..., Space], tmp_path: Path
+) -> None:
     """Killed between the entry and the state."""
-    space = written(tmp_path)
+    space = small()
     stored = optuna.create_study()
     proposer = Proposer(space, stored, seed=0, trials=5)
     ends = ("trained", "pruned", "failed", "over_budget")
