@@ -39,7 +39,7 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(str(error))
 """
-KILLS, KINDS = 20, ("member", "worker", "leave", "database")
+KILLS, KINDS = 16, ("member", "worker", "leave", "database")
 
 
 class Member:
