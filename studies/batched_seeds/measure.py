@@ -1,6 +1,6 @@
 """Several seeds of one architecture in one pass, by torch.func.vmap: does it pay?
 
-    python studies/batched_seeds/measure.py [--device cuda] [--seeds 4] > studies/batched_seeds/DEVICE.md
+    python studies/batched_seeds/measure.py [--device cuda] [--seeds 4]
 
 A step is forward, loss and backward, without the optimiser, of `--seeds` models: one after the
 other, and in one pass over stacked weights and batches. Operators of ours have no batching rule, so
