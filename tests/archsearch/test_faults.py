@@ -188,6 +188,30 @@ def test_what_the_killed_left_is_cleared(tmp_path: Path) -> None:
     assert not any(path.exists() for path in left)
 
 
+def test_what_others_are_writing_stays(small: Callable[..., Space], tmp_path: Path) -> None:
+    """Workers of a crew go on when their driver is gone: the next one leaves their files alone."""
+    folder = StudyFolder(tmp_path / "s")
+    half = folder.trial(0) / ".x.checkpoint.77.partial"
+    half.parent.mkdir(parents=True)
+
+    class Busy(Local):
+        at_work = True  # type: ignore[assignment]
+
+    for engine, stays in ((Busy("cpu"), True), (Local("cpu"), False)):
+        half.write_text("half")
+        driver = Driver(small(), folder, engine)
+        driver.open(RDBStorage(folder.storage))
+        assert half.exists() == stays
+
+
+def test_the_best_is_copied_without_what_is_being_trained(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    for name in ("metrics.json", "spec.yaml", "recall-0.01-3.checkpoint", ".x.9.partial"):
+        write_atomic(folder.trial(4) / name, "{}")
+    folder.publish_best(4)
+    assert {path.name for path in folder.best.iterdir()} == {"metrics.json", "spec.yaml"}
+
+
 def test_no_room_is_known_as_such(tmp_path: Path) -> None:
     """As Python, torch, and a database tell of it; other errors are not."""
     errors: list[Exception] = [OSError(errno.EDQUOT, "quota")]
