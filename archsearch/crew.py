@@ -87,9 +87,10 @@ class Crew(AbstractContextManager["Crew"]):
 
     def __init__(self, device: str, url: str | None, study: str, size: int) -> None:
         if url is None or not url.startswith("postgresql"):
+            came = "no --storage" if url is None else f"--storage {masked(url)}"
             raise UserError(
-                f"--engine postgresql: --storage is {url and masked(url)}; every "
-                "process has to be told one database, as --storage postgresql+psycopg://USER@HOST/DATABASE"
+                f"--engine postgresql: {came}; its processes share one database: add --storage "
+                "postgresql+psycopg://USER@HOST/DATABASE"
             )
         if find_spec("psycopg") is None:
             raise UserError(
