@@ -24,7 +24,7 @@ from archsearch.engines import Engine, Workers
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
-from archsearch.ledger import Entry
+from archsearch.ledger import STARTED, Entry
 from archsearch.proposing import Proposer
 from archsearch.racing import Race
 from archsearch.record import Record
@@ -284,7 +284,9 @@ class Driver:
         watch(status)
 
     def status(self, phase: str, workers: int) -> Status:
-        search, baselines = self.file.search, len(self.file.baselines)
+        search, started = self.file.search, self.ledger.having(*STARTED, kind="baseline")
+        known = sum(e.kind == "baseline" for e in self.ledger.entries.values())
+        baselines = len(self.file.baselines) - known + len(started)  # some are over budget
         finals = (self.file.final.top + baselines) * self.file.final.seeds
         jobs = self.trials + baselines * search.seeds + self.race.begun + finals
         left = jobs - self.jobs_done

@@ -17,13 +17,13 @@ def race(findings: Findings) -> str:
         return ""
     noise, looks = findings.noise, (findings.space.get("search") or {}).get("seeds") or 1
     best = findings.best
-    head = ["", "runs", "loss", *map(str, findings.seeds), "above the best", ""]
+    head = ["", "runs", "loss", *(f"seed {seed}" for seed in findings.seeds), "above the best", ""]
     rows = [_row(trial, best, noise, looks, len(findings.seeds)) for trial in again]
     note = (
         "Who led was trained again on further seeds of the search, split validation, until an "
-        "interval parted it from the best or it had them all; baselines on all, before anything "
-        "else. The loss is what its runs say of it on the first seed's data, seeds being alike to "
-        f"all (least squares). {_floor(noise)}"
+        "interval parted it from the best or it had them all; baselines on all, before any "
+        "leader. The loss is what its runs say of it on the first seed's data, seeds being alike "
+        f"to all (least squares). {_floor(noise)}"
     )
     return section("The race over seeds", table(head, rows), note)
 
