@@ -32,7 +32,7 @@ from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.speed import SpeedJob
 from archsearch.status import Status, Watch
-from archsearch.workers import SPENT, Done, Failed, Job, Message, Progress
+from archsearch.workers import SPENT, Done, Failed, Job, Message, Progress, spent
 
 ATTEMPTS = 3
 """How often a job is begun whose worker dies: what kills it may be the job itself."""
@@ -195,7 +195,8 @@ class Driver:
         if first:
             trial |= news
         elif races:
-            trial["spent"] = entry.spent = _sum(trial["spent"], news.get("spent", {}))
+            took = [trial["spent"], *([news["spent"]] if "spent" in news else [])]
+            trial["spent"] = entry.spent = spent(took)
         self.folder.write_trial(job.number, ModelSpec.model_validate(entry.spec), trial)
         if first:
             self.close(entry, trial)
@@ -294,10 +295,6 @@ class Driver:
         mean = None if open_ended or not self.seconds else statistics.fmean(self.seconds)
         seconds_left = None if mean is None else mean * max(0, left) / workers
         return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
-
-
-def _sum(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    return {key: round(one[key] + other.get(key, 0), 3) for key in one}
 
 
 def _stop(message: Done | Failed) -> None:

@@ -155,11 +155,11 @@ def _best_rate(
             if not found and lr == training.rates[-1]:
                 raise
     run, first, examples = min(found, key=lambda made: made[0]["loss"])
-    spent = _spent(made[0] for made in found)
-    return {**run, "losses_by_lr": [*losses.items()], **spent}, first, examples
+    took = spent(made[0] for made in found)
+    return {**run, "losses_by_lr": [*losses.items()], **took}, first, examples
 
 
-def _spent(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def spent(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """What runs took together."""
     listed = [*runs]
     return {key: round(sum(run[key] for run in listed), 3) for key in SPENT}
@@ -198,7 +198,7 @@ def _train_at(
         }
     loss = sum(e["loss"] for e in entries.values()) / len(entries)
     return (
-        {"lr": lr, "loss": loss, **_spent(entries.values()), "tasks": entries, **paused},
+        {"lr": lr, "loss": loss, **spent(entries.values()), "tasks": entries, **paused},
         first,
         examples,
     )
