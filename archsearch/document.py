@@ -66,7 +66,7 @@ class Search(Frozen):
     eta: Annotated[
         Annotated[int, pydantic.Field(ge=2)] | None,
         told("successive halving: one in so many goes on behind each of train.rungs; null for all"),
-    ] = None
+    ] = 3
     seeds: Positive = pydantic.Field(
         default=1,
         description="leaders are trained again on up to so many, until an interval parts them",
@@ -119,7 +119,7 @@ class SpaceFile(Frozen):
         list[Literal[tuple(DESIGNS)]],  # type: ignore[valid-type]
         told("published designs, trained and tested like candidates"),
     ] = ["retnet", "mamba", "transformer"]
-    search: Search = Search()
+    search: Annotated[Search, pydantic.Field(validate_default=True)] = Search()
     final: Final = Final()
 
     @property
@@ -157,21 +157,24 @@ class SpaceFile(Frozen):
             lessons(train, task)
         return train
 
-    @pydantic.model_validator(mode="after")
-    def _rungs_to_halve_at(self) -> "SpaceFile":
-        steps = self.train.steps
-        rungs = self.train.rung_steps(steps) if steps else self.train.rungs
-        if self.search.eta is not None and not [r for r in rungs if r < (steps or 1)]:
+    @pydantic.field_validator("search")
+    @classmethod
+    def _halving(cls, search: Search, info: pydantic.ValidationInfo) -> Search:
+        """Without `eta` where nobody could wait, unless it was asked for."""
+        rungs = info.data["train"].pauses if "train" in info.data else []
+        if search.eta is None or (rungs and search.sampler in HALVING):
+            return search
+        if "eta" not in search.model_fields_set:
+            return search.model_copy(update={"eta": None})
+        if not rungs:
             raise ValueError(
-                f"search.eta is {self.search.eta}, but there is no rung before the end, behind "
+                f"search.eta is {search.eta}, but there is no rung before the end, behind "
                 "which candidates could be left; add train.rungs, as [0.1, 0.3], or drop eta"
             )
-        if self.search.eta is not None and self.search.sampler not in HALVING:
-            raise ValueError(
-                f"search.eta is {self.search.eta}, but {self.search.sampler} learns only of "
-                f"candidates that ended, and most wait; take {', '.join(HALVING)}, or drop eta"
-            )
-        return self
+        raise ValueError(
+            f"search.eta is {search.eta}, but {search.sampler} learns only of "
+            f"candidates that ended, and most wait; take {', '.join(HALVING)}, or drop eta"
+        )
 
     @pydantic.field_validator("constraints")
     @classmethod

@@ -74,7 +74,7 @@ class Driver:
         preflight.require_same_blocks(self.folder, self.space)
         preflight.require_same_sources(self.folder)
         preflight.require_same_checkpoints(self.folder)
-        preflight.require_feasible(self.space, self.seed)
+        preflight.feasible(self.space, self.seed)
 
     def document(self) -> dict[str, Any]:
         """The space as this study resolves it."""

@@ -12,6 +12,7 @@ may find dearer ones or cheaper ones, within what the draws span.
 
 import itertools
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -21,9 +22,8 @@ from archsearch import measuring, memory
 from archsearch.counting import Counts
 from archsearch.curriculum import lesson_at, lessons
 from archsearch.document import SpaceFile
-from archsearch.errors import NoFeasibleCandidate
 from archsearch.model import build
-from archsearch.preflight import DRAWS, require_feasible
+from archsearch.preflight import feasible
 from archsearch.racing import expected
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
@@ -100,9 +100,11 @@ class Estimate:
 def estimate(space: Space, workers: int, device: str) -> Estimate:
     """What a study of a space takes; NoFeasibleCandidate where nothing fits its budgets."""
     file = space.file
-    specs = draws(space)
+    specs = feasible(space, 0, TIMED)
     drawn = [training(spec, file, device) for spec in specs]
-    fixed = [training(space.baseline(name), file, device) for name in file.baselines]
+    known = [space.baseline(name) for name in file.baselines]
+    within = [each for each in known if file.budgets.screen(each, file.ends).excess is None]
+    fixed = [training(spec, file, device) for spec in within]
     mean = Load(*map(statistics.fmean, zip(*(load.numbers for load in drawn), strict=True)))
     whole = total(file, mean, fixed)
     ends = sorted(total(file, load, fixed).seconds for load in drawn)
@@ -133,36 +135,23 @@ def total(file: SpaceFile, candidate: Load, baselines: Sequence[Load]) -> Load:
 
 def raced(file: SpaceFile) -> float:
     """Further trainings of leaders, if no interval parts them."""
-    search, top = file.search, file.final.top
-    left = (
-        search.trials if search.eta is None else search.trials / search.eta ** len(file.train.rungs)
-    )
-    return expected(min(search.trials, max(top, round(left))), top, search.seeds)
+    return expected(starting(file)[-1], file.final.top, file.search.seeds)
 
 
 def share(file: SpaceFile) -> float:
-    """What a candidate has of a whole training: one in eta goes on behind each rung."""
-    eta, steps = file.search.eta, file.train.steps
-    if eta is None:
-        return 1.0
-    marks = file.train.rung_steps(steps) if steps else file.train.rungs
-    shares = [0.0, *(mark / (steps or 1) for mark in marks), 1.0]
-    return sum((b - a) / eta**i for i, (a, b) in enumerate(itertools.pairwise(shares)))
+    """What candidates have of a whole training, on average."""
+    stretches = itertools.pairwise([0.0, *file.train.pauses, 1.0])
+    counts = starting(file)
+    return sum(n * (b - a) for n, (a, b) in zip(counts, stretches, strict=True)) / counts[0]
 
 
-def draws(space: Space) -> list[ModelSpec]:
-    """The first random candidates within the budgets."""
-    require_feasible(space, seed=0)
-    found: dict[str, ModelSpec] = {}
-    for seed in range(DRAWS):
-        spec = space.sample(seed)
-        if space.file.budgets.screen(spec, space.file.ends).excess is None:
-            found.setdefault(spec.hash(), spec)
-        if len(found) == TIMED:
-            break
-    if not found:
-        raise NoFeasibleCandidate(f"{space.name}: none of {DRAWS} random candidates is feasible")
-    return [*found.values()]
+def starting(file: SpaceFile) -> list[int]:
+    """How many candidates start each stretch of a training, between rungs, if none fails."""
+    search, counts = file.search, [file.search.trials]
+    for _ in file.train.pauses:
+        left = counts[-1] if search.eta is None else math.ceil(counts[-1] / search.eta)
+        counts.append(min(counts[-1], max(file.final.top, left)))
+    return counts
 
 
 def training(spec: ModelSpec, file: SpaceFile, device: str) -> Load:

@@ -12,6 +12,7 @@ from archsearch.folder import StudyFolder
 from archsearch.ledger import Ledger
 from archsearch.provenance import changed_sources
 from archsearch.space import Space
+from archsearch.spec import ModelSpec
 from archsearch.training import SAVED
 
 DRAWS = 200
@@ -27,9 +28,14 @@ def require_device(device: str) -> None:
         raise UserError(f"device {device}: {reason}; use --device cpu, or one you have") from None
 
 
-def require_feasible(space: Space, seed: int) -> None:
-    """NoFeasibleCandidate when no random draw fits the budgets; says what rejects most."""
+def feasible(space: Space, seed: int, count: int = 1) -> list[ModelSpec]:
+    """The first distinct draws within the budgets: `count`, or fewer if DRAWS have no more.
+
+    Raises:
+        NoFeasibleCandidate: they have none; it says what rejects most.
+    """
     rng, rejections = random.Random(seed), Counter[str]()
+    found: dict[str, ModelSpec] = {}
     for _ in range(DRAWS):
         try:
             spec = space.decide(lambda _, domain: domain.draw(rng))
@@ -40,9 +46,14 @@ def require_feasible(space: Space, seed: int) -> None:
             rejections["the sizes of blocks"] += 1
             continue
         excess = space.file.budgets.screen(spec, space.file.ends).excess  # what needs no clock
-        if excess is None:
-            return
-        rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
+        if excess is not None:
+            rejections[f"budgets.{excess.budget}.max = {excess.max}"] += 1
+            continue
+        found.setdefault(spec.hash(), spec)
+        if len(found) == count:
+            break
+    if found:
+        return [*found.values()]
     told = ", ".join(f"{name} rejects {n}" for name, n in rejections.most_common())
     raise NoFeasibleCandidate(
         f"{space.name}: none of {DRAWS} random candidates is feasible: {told}. Raise the budget "

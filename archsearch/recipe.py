@@ -148,6 +148,13 @@ class Training(Frozen):
         """The rungs as steps, of so many in all."""
         return [max(1, round(rung if rung >= 1 else rung * steps)) for rung in self.rungs]
 
+    @property
+    def pauses(self) -> list[float]:
+        """Where a candidate can wait: the rungs before the end, as shares of a training."""
+        steps = self.steps or 1
+        marks = self.rung_steps(self.steps) if self.steps else self.rungs
+        return [mark / steps for mark in marks if mark < steps]
+
     def factor(self, step: int, done: float, warm: float) -> float:
         """On the learning rate at a step: up over the warm-up, then as the schedule says.
 

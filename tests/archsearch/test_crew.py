@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from archsearch import study
+from archsearch.crew import BARREN, Crew
 from archsearch.driver import ATTEMPTS
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
@@ -80,7 +82,7 @@ def losses(folder: Path) -> dict[int, dict[tuple[str, int], float]]:
 
 @pytest.fixture
 def space(small: Callable[..., Space]) -> Space:
-    return small(**{", eta: 2": ", seeds: 2"})
+    return small(**{"eta: 2": "eta: null, seeds: 2"})
 
 
 @pytest.fixture
@@ -256,6 +258,30 @@ def test_one_drives(boards: Callable[[], Any]) -> None:
     one.close()
     while not other.lead():
         time.sleep(0.01)
+
+
+def test_a_new_driver_waits_for_the_folder(server: Any, tmp_path: Path) -> None:
+    """Of whoever drove before: a file server may tell late that it is gone."""
+    folder = StudyFolder(tmp_path / "s")
+    with Crew("cpu", server.url, "small", 1) as crew, ThreadPoolExecutor(1) as pool:
+        with folder.locked():
+            turn = pool.submit(crew.turn, folder)
+            with pytest.raises(TimeoutError):
+                turn.result(3)
+        assert turn.result(30) is False  # nobody drove when it came
+
+
+def test_workers_that_cannot_connect_end_their_process(server: Any) -> None:
+    with Crew("cpu", server.url, "small", 2) as crew:
+        crew.url = "postgresql+psycopg://nobody@127.0.0.1:1/none"  # what its workers are given
+
+        def tend() -> None:
+            while True:
+                crew.tend()
+                time.sleep(0.1)
+
+        with pytest.raises(UserError, match=f"{BARREN} workers in a row could not .*max_conn"):
+            tend()
 
 
 def test_what_a_crew_wants(server: Any, space: Space, tmp_path: Path) -> None:

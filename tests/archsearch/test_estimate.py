@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from archsearch import estimate, load_space, speed, study
-from archsearch.estimate import Load, raced, share
+from archsearch.document import Final
+from archsearch.estimate import Load, raced, share, starting
 from archsearch.folder import StudyFolder
 from archsearch.measuring import Time
 from archsearch.racing import expected
@@ -24,7 +25,7 @@ tasks:
   - {type: in_context_recall, vocab: 8, length: 16, batch: 4}
   - {type: parity, length: 12, batch: 3}
 train: {steps: 9, rungs: [3], lr: [1e-3, 3e-3], curriculum: [0.5]}
-search: {sampler: exhaustive, trials: 2}
+search: {sampler: exhaustive, trials: 2, eta: null}
 baselines: [gla]
 final: {top: 1, seeds: 2}
 """
@@ -66,6 +67,14 @@ def test_seconds_are_of_steps_and_evaluations(
     assert told.seconds == pytest.approx(one * trained / 4 + told.measuring)
 
 
+def test_a_baseline_over_budget_is_not_trained(tmp_path: Path) -> None:
+    told = [
+        estimate.estimate(written(tmp_path, "baselines", f"budgets: {budget}\nbaselines"), 1, "cpu")
+        for budget in ("{parameters: {max: 1800}}", "{parameters: {max: 2100}}")  # gla has 2020
+    ]
+    assert [each.trainings for each in told] == [2 + 2, 2 + 1 + 2 + 2]
+
+
 def test_a_race_is_counted_as_if_it_were_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,17 +85,17 @@ def test_a_race_is_counted_as_if_it_were_close(
     told = estimate.estimate(written(tmp_path, "search: {", "search: {seeds: 3, "), 1, "cpu")
     assert told.trainings - alone.trainings == 3 * 2
     assert told.work.seconds - alone.work.seconds == pytest.approx(3 * 2 * 9 * 2)
-    halved = written(tmp_path, "search: {", "search: {seeds: 3, eta: 2, ", trials=40)
+    halved = written(tmp_path, "trials: 2, eta: null", "trials: 2, seeds: 3, eta: 2", trials=40)
     assert raced(halved.file) == expected(20, 1, 3)
 
 
 def test_rungs_leave_a_share(tmp_path: Path) -> None:
-    space = written(
-        tmp_path, "rungs: [3], lr: [1e-3, 3e-3], curriculum: [0.5]}", "rungs: [1, 0.5]}"
-    )
-    assert share(space.file) == 1.0
-    halved = written(tmp_path, "search: {", "search: {eta: 3, ")
-    assert share(halved.file) == pytest.approx(3 / 9 + 6 / 9 / 3)
+    assert share(written(tmp_path).file) == 1.0
+    halved = written(tmp_path, "eta: null", "eta: 3", trials=10)
+    assert starting(halved.file) == [10, 4]  # one in three, rounded up
+    assert share(halved.file) == pytest.approx(3 / 9 + 6 / 9 * 4 / 10)
+    kept = halved.file.model_copy(update={"final": Final(top=6)})
+    assert starting(kept) == [10, 6]
     assert Load(1.0, 2.0, 3.0) * 2 + Load(1.0) == Load(3.0, 4.0, 6.0)
 
 

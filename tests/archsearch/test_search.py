@@ -45,7 +45,7 @@ tasks:
   - {type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}
 train: {steps: 12, rungs: [6], lr: RATE}
 baselines: [retnet, transformer]
-search: {sampler: random, trials: 3}
+search: {sampler: random, trials: 3, eta: null}
 final: {top: 1, seeds: 1}
 """
 
