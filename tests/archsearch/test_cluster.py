@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from archsearch import cluster as clusters
-from archsearch import load_space, speed, study
+from archsearch import study
 from archsearch.cluster import Cluster
 from archsearch.driver import ATTEMPTS
 from archsearch.errors import UserError
@@ -30,22 +30,11 @@ if find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install 'archsearch[ray]'", allow_module_level=True)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
 
-SPACE = """
-archsearch: 1
-name: spread
-model:
-  dim: 8
-  layers: 2
-  topology:
-    type: interleave
-    major: {choice: [mamba, gru, attention, retention]}
-    minor: {choice: [mamba, gru, lstm, rnn, hgrn]}
-tasks: [{type: in_context_recall, vocab: 8, length: 16, batch: 4, extrapolate: [2]}]
-train: {steps: 40, rungs: [20]}
-search: {sampler: random, trials: 5}
-baselines: [gla]
-final: {top: 2, seeds: 2}
-"""
+FIVE = {
+    "exhaustive, trials: 8, eta: 2": "random, trials: 5, eta: null",
+    "steps: 60": "steps: 40",
+    "top: 1": "top: 2",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,20 +58,6 @@ def nodes(private: None) -> Iterator[Any]:
     started.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "ALLOWANCE", 0.1)
-
-
-def written(folder: Path, **changes: str) -> Space:
-    text = SPACE
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "spread.yaml").write_text(text)
-    return load_space(folder / "spread.yaml")
-
-
 def records(folder: Path) -> dict[int, Any]:
     """All that trials say but for times, and for what depends on times: who died, how fast it is."""
     timed = ("seconds", "spent", "speed", "deaths", "measured", "memory")
@@ -98,9 +73,11 @@ def records(folder: Path) -> dict[int, Any]:
     return {trial["number"]: kept(trial) for trial in trials}
 
 
-def test_the_same_trials_as_on_this_machine(nodes: Any, tmp_path: Path) -> None:
+def test_the_same_trials_as_on_this_machine(
+    nodes: Any, small: Callable[..., Space], tmp_path: Path
+) -> None:
     """Bit for bit: losses, curves, rungs and keys; and the report says where they were made."""
-    space = written(tmp_path)
+    space = small(**FIVE)
     study(space, out=tmp_path / "here", workers=2)
     heard: list[int] = []
 
@@ -139,16 +116,18 @@ from archsearch import load_space, speed, study
 from archsearch.errors import UserError
 speed.ALLOWANCE = 0.1
 try:
-    study(load_space("spread.yaml"), out="killed", engine="ray", address={!r}, storage={!r})
+    study(load_space("small.yaml"), out="killed", engine="ray", address={!r}, storage={!r})
 except UserError as error:
     sys.exit(str(error))
 """
 KILLS, KINDS = 16, ("driver", "database", "worker", "node")
 
 
-def test_whatever_is_killed(nodes: Any, server: Any, tmp_path: Path) -> None:
+def test_whatever_is_killed(
+    nodes: Any, server: Any, small: Callable[..., Space], tmp_path: Path
+) -> None:
     """The study's process, workers, nodes with all they have, the database: nothing is lost."""
-    space = written(tmp_path, **{"steps: 40": "steps: 100", "random": "exhaustive"})
+    space = small(**FIVE | {"steps: 60": "steps: 100", "random": "exhaustive"})
     study(space, out=tmp_path / "whole", workers=2)
     command = [sys.executable, "-c", DRIVER.format(nodes.address, server.url)]
     rng, strikes, deaths = random.Random(0), Counter[str](), 0
@@ -197,8 +176,10 @@ def test_whatever_is_killed(nodes: Any, server: Any, tmp_path: Path) -> None:
     assert not StudyFolder(tmp_path / "killed").checkpoints()
 
 
-def test_what_a_cluster_cannot_do_is_refused_at_once(nodes: Any, tmp_path: Path) -> None:
-    space, where = written(tmp_path), {"engine": "ray", "address": nodes.address}
+def test_what_a_cluster_cannot_do_is_refused_at_once(
+    nodes: Any, small: Callable[..., Space], tmp_path: Path
+) -> None:
+    space, where = small(**FIVE), {"engine": "ray", "address": nodes.address}
     with pytest.raises(UserError, match=r"a trial wants 1 CPU and 1 GPU, which no node .*CPU 1"):
         study(space, out=tmp_path / "s", device="cuda", **where)
     with pytest.raises(UserError, match=r"--workers 9: a trial wants 1 CPU, and .* has room for"):
