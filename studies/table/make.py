@@ -10,7 +10,7 @@ searcher sees it, the others on test: they say how good an architecture is.
 import argparse
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from archsearch import load_space, samplers
@@ -27,9 +27,13 @@ TABLE = HERE / "table.csv"
 SEEDS: dict[int, Split] = {0: "val", 1: "test", 2: "test"}
 
 
-def architectures(space: Space) -> dict[str, tuple[ModelSpec, dict[str, float]]]:
-    """What is within the budgets, by hash: its spec and its costs."""
-    found: dict[str, tuple[ModelSpec, dict[str, float]]] = {}
+Among = dict[str, tuple[ModelSpec, dict[str, float]]]
+"""Architectures by hash: their specs and costs."""
+
+
+def architectures(space: Space) -> Among:
+    """What is within the budgets."""
+    found: Among = {}
     seen: set[str] = set()
     for decisions in samplers.every(space):
         with contextlib.suppress(SpecError):  # a combination that is no model
@@ -43,10 +47,12 @@ def architectures(space: Space) -> dict[str, tuple[ModelSpec, dict[str, float]]]
     return found
 
 
-def jobs(space: Space, among: dict, known: set[tuple[str, int]], scratch: Path) -> Iterator[Job]:
+def jobs(
+    space: Space, among: Among, seeds: Mapping[int, Split], known: set[tuple[str, int]]
+) -> Iterator[Job]:
     """The trainings that are not in the table yet."""
     for number, (digest, (spec, _)) in enumerate(among.items()):
-        for seed, split in SEEDS.items():
+        for seed, split in seeds.items():
             if (digest, seed) not in known:
                 yield Job(
                     number,
@@ -56,7 +62,7 @@ def jobs(space: Space, among: dict, known: set[tuple[str, int]], scratch: Path) 
                     seed,
                     split,
                     "cpu",
-                    str(scratch / str(number)),
+                    str(HERE / "scratch" / str(number)),
                 )
 
 
@@ -74,27 +80,22 @@ def row(space: Space, done: Done, digest: str, spec: ModelSpec, costs: dict[str,
     }
 
 
-def write(rows: list[dict]) -> None:
+def write(rows: list[dict], table: Path) -> None:
     """The table, its rows in an order of their own."""
     rows.sort(key=lambda row: (row["architecture"], int(row["seed"])))
     lines = [[*rows[0]], *([*row.values()] for row in rows)]
-    write_atomic(TABLE, "".join(",".join(quoted(cell) for cell in line) + "\n" for line in lines))
+    write_atomic(table, "".join(",".join(quoted(cell) for cell in line) + "\n" for line in lines))
 
 
 def quoted(cell: object) -> str:
     return f'"{cell}"' if "," in str(cell) else str(cell)
 
 
-def main() -> None:
-    """Trains what is missing."""
-    parser = argparse.ArgumentParser(description="train every architecture of the table")
-    parser.add_argument("--workers", type=int, default=cores())
-    workers = parser.parse_args().workers
-    space = load_space(HERE / "space.yaml")
-    among = architectures(space)
-    rows = [*csv.DictReader(TABLE.read_text().splitlines())] if TABLE.exists() else []
+def fill(space: Space, among: Among, seeds: Mapping[int, Split], table: Path, workers: int) -> None:
+    """Trains what is missing in a table."""
+    rows = [*csv.DictReader(table.read_text().splitlines())] if table.exists() else []
     known = {(each["architecture"], int(each["seed"])) for each in rows}
-    todo, digests = jobs(space, among, known, HERE / "scratch"), [*among]
+    todo, digests = jobs(space, among, seeds, known), [*among]
     with Pool(workers) as pool:
         ahead = next(todo, None)
         while ahead is not None or pool.running:
@@ -109,9 +110,17 @@ def main() -> None:
                 digest = digests[message.job.number]
                 rows.append(row(space, message, digest, *among[digest]))
                 if len(rows) % 20 == 0:
-                    write(rows)
-                    print(f"{len(rows)} of {len(among) * len(SEEDS)}", flush=True)
-    write(rows)
+                    write(rows, table)
+                    print(f"{len(rows)} of {len(among) * len(seeds)}", flush=True)
+    write(rows, table)
+
+
+def main() -> None:
+    """Every architecture of the space."""
+    parser = argparse.ArgumentParser(description="train every architecture of the table")
+    parser.add_argument("--workers", type=int, default=cores())
+    space = load_space(HERE / "space.yaml")
+    fill(space, architectures(space), SEEDS, TABLE, parser.parse_args().workers)
 
 
 if __name__ == "__main__":
