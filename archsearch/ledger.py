@@ -14,7 +14,7 @@ from archsearch.workers import SPENT
 
 State = Literal[
     "training", "paused", "trained", "pruned", "failed",
-    "over_budget", "duplicate", "invalid", "interrupted",
+    "over_budget", "duplicate", "invalid",
 ]  # fmt: skip
 STARTED: tuple[State, ...] = ("training", "paused", "trained", "pruned", "failed")
 """What was let through to training."""
@@ -105,7 +105,7 @@ class Ledger:
         return {
             "proposed": len(self.entries),
             **{s: states[s] for s in COUNTED},
-            "unfinished": sum(states[s] for s in ("training", "paused", "interrupted")),
+            "unfinished": sum(states[s] for s in ("training", "paused")),
             "pruned_by": {f"rung {n}": k for n, k in sorted(rungs.items())},
             "over_budget_by": dict(budgets),
             "failed_by": dict(causes),

@@ -8,7 +8,6 @@ is in the storage before its job starts, so a study that was killed knows what i
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import optuna
 from optuna.trial import TrialState
@@ -16,9 +15,10 @@ from optuna.trial import TrialState
 from archsearch import covering, evolution, halving, ranking, samplers
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
-from archsearch.ledger import ATTRIBUTE, STARTED, Entry, Kind, Ledger
+from archsearch.ledger import STARTED, Entry, Kind, Ledger
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
+from archsearch.trials import Trials
 
 PATIENCE = 200
 """Proposals in a row that may bring nothing new to train before a search ends."""
@@ -28,28 +28,20 @@ class Proposer:
     """Asks Optuna for candidates of a space, `trials` of them to be trained, baselines first."""
 
     def __init__(
-        self, space: Space, study: optuna.Study, *, seed: int, trials: int, device: str = "cpu"
+        self, space: Space, stored: optuna.Study, *, seed: int, trials: int, device: str = "cpu"
     ) -> None:
-        self.space, self.study, self.trials, self.device = space, study, trials, device
+        self.space, self.wanted, self.device = space, trials, device
         self.objectives = space.file.objectives
         self.exhausted = False
-        past = study.get_trials(deepcopy=False)
+        past = stored.get_trials(deepcopy=False)
         self.ledger = Ledger(past)
         # A resumed study must not repeat the draws it has made.
         self.manner = samplers.MANNERS[space.file.search.sampler]
-        study.sampler = self.manner.make(seed + len(past))
+        self.trials = Trials(stored, self.manner.make(seed + len(past)))
         self.whole = covering.decisions(space) if self.manner.whole else {}
         self.rng = random.Random(seed + len(past))
-        # A trial is opened again by its id, for which Optuna has no public name.
-        running = [t for t in past if t.state == TrialState.RUNNING]
-        self.asked = {t.number: optuna.Trial(study, t._trial_id) for t in running}
-        for number in self.asked.keys() & self.ledger.entries.keys():
+        for number in [*self.trials.open]:
             self._tell_again(self.ledger.entries[number])
-        for _ in [t for t in past if t.state == TrialState.WAITING]:  # killed before it was drawn
-            self._ask()
-        for number in sorted(self.asked.keys() - self.ledger.entries.keys()):  # or while it was
-            entry = Entry(number, "candidate", f"trial {number}", "interrupted")
-            self.settle(entry, TrialState.FAIL)
 
     def next(self) -> Entry | None:
         """The next architecture to train, or to train further; None when none is ready."""
@@ -59,12 +51,10 @@ class Proposer:
                 return entry
         if (entry := self._promoted()) is not None:
             return entry
-        if self.exhausted or len(self._candidates()) >= self.trials:
+        if self.exhausted or len(self._candidates()) >= self.wanted:
             return self._promoted(last=True)
         for decisions in self._proposals():
-            if decisions is not None:
-                self.study.enqueue_trial(decisions)
-            if (entry := self._candidate()) is not None:
+            if (entry := self._candidate(decisions)) is not None:
                 return entry
         self.exhausted = True
         return self._promoted(last=True)
@@ -89,10 +79,9 @@ class Proposer:
     def _proposals(self) -> Iterator[dict[str, Value] | None]:
         """What to propose one after the other; None leaves it to Optuna's sampler."""
         if self.space.file.search.sampler == "exhaustive":
-            trials = self.study.get_trials(deepcopy=False)
+            trials = self.trials.all
             seen = [e.number for e in self.ledger.entries.values() if e.kind == "candidate"]
-            cut_short = self.ledger.numbers("interrupted")
-            past = {samplers.identity(trials[n].params) for n in seen if n not in cut_short}
+            past = {samplers.identity(trials[n].params) for n in seen}
             yield from (d for d in samplers.every(self.space) if samplers.identity(d) not in past)
             return
         for _ in range(PATIENCE):
@@ -118,7 +107,7 @@ class Proposer:
     def keep(self, entry: Entry) -> None:
         """Writes an entry down whose trial stays open."""
         self.ledger.add(entry)
-        self.asked[entry.number].set_user_attr(ATTRIBUTE, asdict(entry))
+        self.trials.keep(entry)
 
     def settle(self, entry: Entry, state: TrialState, values: ranking.Point | None = None) -> None:
         """Closes a trial: its entry and its state, in the ledger and in the storage.
@@ -128,12 +117,10 @@ class Proposer:
             state: Optuna's.
             values: its objectives, if it is complete.
         """
-        trial = self.asked.pop(entry.number)
         if entry.kind == "baseline" and self.manner.whole and state == TrialState.COMPLETE:
             state, values = TrialState.PRUNED, None  # it decides nothing: finished, it hides all
         self.ledger.add(entry)
-        trial.set_user_attr(ATTRIBUTE, asdict(entry))
-        self.study.tell(trial, values, state=state)
+        self.trials.close(entry, state, values)
 
     def _tell_again(self, entry: Entry) -> None:
         """Closes a trial whose entry says how it ended: killed before Optuna was told."""
@@ -142,17 +129,12 @@ class Proposer:
             values = ranking.point(entry, self.objectives) if entry.state == "trained" else None
             self.settle(entry, states.get(entry.state, TrialState.PRUNED), values)
 
-    def _ask(self) -> optuna.Trial:
-        trial = self.study.ask()
-        self.asked[trial.number] = trial
-        return trial
-
     def _baseline(self, name: str) -> Entry | None:
         """A reference architecture at the space's own width and depth, under the same budgets."""
-        return self._screen(self._ask(), "baseline", name, self.space.baseline(name))
+        return self._screen(self.trials.ask(None), "baseline", name, self.space.baseline(name))
 
-    def _candidate(self) -> Entry | None:
-        trial = self._ask()
+    def _candidate(self, decisions: dict[str, Value] | None) -> Entry | None:
+        trial = self.trials.ask(decisions)
         entry = Entry(trial.number, "candidate", f"trial {trial.number}", "invalid")
         for path, (domain, _) in self.whole.items():
             domain.suggest(trial, path)
@@ -193,7 +175,7 @@ class Proposer:
             [(*e.behind, e.state != "trained", -len(e.rungs)) for e in alive],
             [ranking.point(e, self.objectives) for e in alive],
         )
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self.trials.all
         pairs = zip(alive, keys, strict=True)
         return [evolution.Individual(trials[e.number].params, key) for e, key in pairs]
 
@@ -205,7 +187,7 @@ class Proposer:
         if twin is not None and kind == "candidate":
             entry.state, entry.duplicate_of, entry.loss = "duplicate", twin.number, twin.loss
             scored = twin.state == "trained"
-            first = self.study.get_trials(deepcopy=False)[twin.number]
+            first = self.trials.all[twin.number]
             for limit, ratio in first.constraints.items():
                 trial.set_constraint(limit, ratio)
             state = TrialState.COMPLETE if scored else TrialState.PRUNED

@@ -18,7 +18,7 @@ from archsearch.proposing import Proposer
 from archsearch.racing import Race
 from archsearch.storing import masked
 
-UNTRAINED = ("pruned", "over_budget", "duplicate", "invalid", "failed", "interrupted")
+UNTRAINED = ("pruned", "over_budget", "duplicate", "invalid", "failed")
 
 
 class Record:

@@ -198,7 +198,7 @@ class Findings:
 
     @property
     def untrained(self) -> list[dict[str, Any]]:
-        """The proposals not trained to the end: rejected, pruned, duplicate or interrupted."""
+        """The proposals not trained to the end: rejected, pruned or duplicate."""
         entries = self.record.get("untrained") or []
         return [entry for entry in entries if entry.get("state") != "failed"]
 

@@ -100,7 +100,7 @@ def among_the_best(entry: Entry, proposer: Proposer, running: list[Entry]) -> No
     better = [e for e in reached if e.rungs[rung] < entry.rungs[rung]]
     if len(better) < len(reached) // eta:
         return
-    assert proposer.exhausted or len(candidates(proposer)) >= proposer.trials
+    assert proposer.exhausted or len(candidates(proposer)) >= proposer.wanted
     assert not any(len(e.rungs) <= rung for e in running if e.kind == "candidate")
     well = sum(e.state != "failed" for e in reached)
     assert sum(e.state != "failed" for e in better) < max(least, math.ceil(well / eta))

@@ -75,7 +75,9 @@ def test_every_sampler_hears_of_all_objectives(name: str, tmp_path: Path) -> Non
     proposer = searched(written(tmp_path, name), 14)
     trained = proposer.ledger.having("trained", kind="candidate")
     assert len(trained) == 14
-    told = {t.number: t.values for t in proposer.study.trials if t.state == TrialState.COMPLETE}
+    told = {
+        t.number: t.values for t in proposer.trials.stored.trials if t.state == TrialState.COMPLETE
+    }
     for entry in trained:
         assert told[entry.number] == [*point(entry, OBJECTIVES)]
     for entry in proposer.ledger.having("duplicate"):

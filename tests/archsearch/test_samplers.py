@@ -9,16 +9,19 @@ from typing import Any, get_args
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from archsearch import census, load_space, proposing, samplers
 from archsearch.document import Sampler
 from archsearch.domains import Choice
 from archsearch.errors import SpecError, UserError
 from archsearch.evolution import Individual, child
+from archsearch.ledger import ATTRIBUTE, Entry
 from archsearch.proposing import Proposer
 from archsearch.resolving import Draw
 from archsearch.samplers import MANNERS, every, identity
 from archsearch.space import Space
+from archsearch.storing import connected, study_in
 
 FILES = sorted(Path(__file__).parents[2].glob("spaces/*.yaml"))
 SPACE = """
@@ -72,12 +75,18 @@ def effect(*key: object) -> float:
     return random.Random(repr(key)).gauss(0, 1)
 
 
-def search(space: Space, sampler: str, seed: int = 0, trials: int = 12) -> Proposer:
+def search(
+    space: Space,
+    sampler: str,
+    seed: int = 0,
+    trials: int = 12,
+    stored: optuna.Study | None = None,
+) -> Proposer:
     """A study of so many candidates, each of which has at once the loss that `score` says."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     chosen = space.file.search.model_copy(update={"sampler": sampler})
     space.file = space.file.model_copy(update={"search": chosen})
-    return go_on(space, optuna.create_study(), seed, trials)
+    return go_on(space, stored or optuna.create_study(), seed, trials)
 
 
 def go_on(space: Space, study: optuna.Study, seed: int, trials: int) -> Proposer:
@@ -110,11 +119,11 @@ def test_whoever_proposes(name: Any, space: Space) -> None:
     assert len({entry.hash for entry in trained}) == 12
     assert max(entry.cost["parameters"] for entry in trained) <= 2800
     assert proposer.ledger.having("over_budget")
-    trials = proposer.study.get_trials(deepcopy=False)
+    trials = proposer.trials.stored.get_trials(deepcopy=False)
     assert [*proposer.ledger.entries] == [trial.number for trial in trials]
     assert not any(trial.state == TrialState.RUNNING for trial in trials)
     hears_of_each_in_its_form(proposer)
-    again = search(space, name).study.get_trials(deepcopy=False)
+    again = search(space, name).trials.stored.get_trials(deepcopy=False)
     assert [trial.params for trial in again] == [trial.params for trial in trials]
 
 
@@ -122,26 +131,68 @@ def hears_of_each_in_its_form(proposer: Proposer) -> None:
     whole = proposer.manner.whole
     losses: list[float] = []
     for number, entry in sorted(proposer.ledger.entries.items()):
-        trial = proposer.study.trials[number]
+        trial = proposer.trials.stored.trials[number]
         if entry.state == "over_budget":
             assert trial.constraints["parameters"] > 0
             finished = whole and losses
             assert trial.state == (TrialState.COMPLETE if finished else TrialState.PRUNED)
             assert trial.value == (max(losses) if finished else None)
         if entry.duplicate_of is not None:
-            assert trial.constraints == proposer.study.trials[entry.duplicate_of].constraints
+            assert (
+                trial.constraints == proposer.trials.stored.trials[entry.duplicate_of].constraints
+            )
         losses += [entry.loss] if entry.state == "trained" and entry.loss is not None else []
         if whole and trial.state == TrialState.COMPLETE:  # decisions that all have are modelled
             assert {*trial.params} == {*proposer.whole}
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_what_a_sampler_reads_is_what_is_stored(name: Any, space: Space, tmp_path: Path) -> None:
+    """Trial by trial, in a database; and of one that goes on, from the start."""
+    with connected(f"sqlite:///{tmp_path}/study.db") as storage:
+        proposer = search(space, name, stored=study_in(storage, "s", 1))
+        for each in (proposer, Proposer(space, proposer.trials.stored, seed=0, trials=0)):
+            pairs = zip(each.trials.all, each.trials.stored.trials, strict=True)
+            for one, other in pairs:
+                same = ("params", "distributions", "state", "values", "system_attrs")
+                assert all(getattr(one, key) == getattr(other, key) for key in same)
+                assert {*one.user_attrs} == {*other.user_attrs} == {ATTRIBUTE}
+                entries = [Entry(**trial.user_attrs[ATTRIBUTE]) for trial in (one, other)]
+                assert entries[0] == entries[1] == proposer.ledger.entries[one.number]
+
+
+def test_a_proposal_is_one_transaction(space: Space, tmp_path: Path) -> None:
+    """What is written of it; two more end one that is trained."""
+    writes: list[bool] = [False]  # of each transaction, whether it writes
+
+    def statement(_: Any, __: Any, text: str, *more: Any) -> None:
+        writes[-1] |= text.startswith(("INSERT", "UPDATE"))
+
+    with connected(f"sqlite:///{tmp_path}/study.db") as storage:
+        stored = study_in(storage, "s", 1)
+        event.listen(storage.engine, "before_cursor_execute", statement)
+        event.listen(storage.engine, "commit", lambda _: writes.append(False))
+        proposer = search(space, "tpe", stored=stored)
+    trained = len(proposer.ledger.having("trained"))
+    assert trained == 13
+    assert sum(writes) == len(proposer.ledger.entries) + 2 * trained
+
+
+def test_another_writer_is_told(space: Space) -> None:
+    stored = optuna.create_study()
+    one, other = (Proposer(space, stored, seed=seed, trials=9) for seed in range(2))
+    assert one.next() is not None
+    with pytest.raises(UserError, match=r"trial 0 became trial 1 .*another process writes to it"):
+        other.next()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_going_on_is_not_starting_again(name: Any, space: Space) -> None:
     proposer = search(space, name, trials=5)
-    before = len(proposer.study.get_trials(deepcopy=False))
-    longer = go_on(space, proposer.study, 0, 9)
+    before = len(proposer.trials.stored.get_trials(deepcopy=False))
+    longer = go_on(space, proposer.trials.stored, 0, 9)
     assert len(longer.ledger.having("trained", kind="candidate")) == 9
-    trials = longer.study.get_trials(deepcopy=False)
+    trials = longer.trials.stored.get_trials(deepcopy=False)
     first, later = trials[: len(trials) - before], trials[before:]
     assert [t.params for t in first][: len(later)] != [t.params for t in later]
 
@@ -169,7 +220,7 @@ def test_exhaustive_trains_all_there_is(space: Space) -> None:
             hashes.add(spec.hash())
     trained = proposer.ledger.having("trained", kind="candidate")
     assert {entry.hash for entry in trained} == hashes
-    assert len(proposer.study.trials) == 1 + census.size(space)[0]
+    assert len(proposer.trials.stored.trials) == 1 + census.size(space)[0]
 
 
 def test_what_a_sampler_cannot_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,7 +310,7 @@ def test_a_result_that_the_storage_never_heard_of_is_not_lost(tmp_path: Path) ->
     again.open(RDBStorage(again.folder.storage))
     assert again.left_over == []
     assert again.ledger.entries[entry.number].state == "trained"
-    assert again.proposer.study.trials[0].value == 1.5
+    assert again.proposer.trials.stored.trials[0].value == 1.5
 
 
 def test_failures_are_kept_with_their_cause(tmp_path: Path) -> None:
@@ -365,8 +365,8 @@ def test_a_duplicate_gets_the_score_of_its_twin(tmp_path: Path) -> None:
     while (
         not (twins := asking.ledger.having("duplicate")) or twins[-1].duplicate_of != entry.number
     ):
-        assert asking._candidate() is None or len(asking.ledger.entries) < 2000
-    twin = asking.study.trials[twins[-1].number]
+        assert asking._candidate(None) is None or len(asking.ledger.entries) < 2000
+    twin = asking.trials.stored.trials[twins[-1].number]
     assert (twin.value, twin.state) == (0.75, optuna.trial.TrialState.COMPLETE)
 
 
@@ -374,7 +374,7 @@ def test_the_ledger_survives_the_storage(tmp_path: Path) -> None:
     asking = proposer(tiny(tmp_path))
     for _ in range(4):
         asking.next()
-    again = Ledger(asking.study.get_trials())
+    again = Ledger(asking.trials.stored.get_trials())
     assert again.entries == asking.ledger.entries
 
 
@@ -436,7 +436,7 @@ def test_a_soft_budget_is_trained_and_told(tmp_path: Path) -> None:
     asking = proposer(space)
     entry = asking.next()
     assert entry is not None and entry.state == "training"
-    constraints = asking.study.trials[entry.number].constraints
+    constraints = asking.trials.stored.trials[entry.number].constraints
     assert constraints == {"parameters": entry.cost["parameters"] / 10 - 1}
 
 
