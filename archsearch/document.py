@@ -168,11 +168,11 @@ class SpaceFile(Frozen):
             return search.model_copy(update={"eta": None})
         if not rungs:
             raise ValueError(
-                f"search.eta is {search.eta}, but there is no rung before the end, behind "
+                f"eta is {search.eta}, but there is no rung before the end, behind "
                 "which candidates could be left; add train.rungs, as [0.1, 0.3], or drop eta"
             )
         raise ValueError(
-            f"search.eta is {search.eta}, but {search.sampler} learns only of "
+            f"eta is {search.eta}, but {search.sampler} learns only of "
             f"candidates that ended, and most wait; take {', '.join(HALVING)}, or drop eta"
         )
 

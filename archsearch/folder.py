@@ -78,9 +78,13 @@ class StudyFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the study for this process; UserError when another one has it."""
+        """Holds the study for this process; UserError when another one has it.
+
+        A folder that was made for it does not stay if nothing was written.
+        """
+        made, lock = not self.path.exists(), self.path / ".lock"
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with lock.open("w") as file:
             for wait in (0.1, 0.2, 0):  # who asks whether it is busy holds it for a moment
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +95,12 @@ class StudyFolder:
                 raise UserError(
                     f"{self.path}: another process is running this study; wait for it or stop it"
                 )
-            yield
+            try:
+                yield
+            finally:
+                if made and [*self.path.iterdir()] == [lock]:
+                    lock.unlink()
+                    self.path.rmdir()
 
     @property
     def busy(self) -> bool:

@@ -254,10 +254,10 @@ def test_a_halved_study(tmp_path: Path) -> None:
     [
         (
             {", rungs: [3, 0.5]": ""},
-            "search.eta is 3, but there is no rung before .* add train.rungs",
+            "search: eta is 3, but there is no rung before .* add train.rungs",
         ),
         ({"rungs: [3, 0.5]": "rungs: [20]"}, "no rung before the end"),
-        ({"SAMPLER": "tpe"}, "search.eta is 3, but tpe learns only of .* take evolution, random"),
+        ({"SAMPLER": "tpe"}, "search: eta is 3, but tpe learns only of .* take evolution, random"),
         ({"eta: 3": "eta: 1"}, "eta: .*1"),
     ],
 )

@@ -59,3 +59,4 @@ def test_no_server(space: Space, tmp_path: Path) -> None:
     url = "postgresql+psycopg://nobody@127.0.0.1:1/none"
     with pytest.raises(UserError, match=r"storage postgresql.*check the URL and its driver"):
         study(space, out=tmp_path / "s", storage=url)
+    assert not (tmp_path / "s").exists()
