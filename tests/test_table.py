@@ -9,6 +9,8 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from archsearch import load_space
 from archsearch.proposing import Proposer
@@ -48,7 +50,7 @@ def test_the_table_is_whole() -> None:
     assert 10 < within < 40
 
 
-@pytest.mark.parametrize("index", [0, 4, 10, 11])
+@pytest.mark.parametrize("index", [0, 4, 11, 12])
 def test_accounts_of_a_search(
     judging: Any, bench: Any, index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,3 +85,20 @@ def test_accounts_of_a_search(
 
 def test_holm(judging: Any) -> None:
     assert judging.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_the_sample_is_what_is_drawn(judging: Any) -> None:
+    surrogate = importlib.import_module("surrogate")
+    rows = [*csv.DictReader(surrogate.SAMPLE.read_text().splitlines())]
+    known = {row["architecture"]: row for row in rows}
+    assert len(known) == len(rows) == surrogate.TRAINED
+    for digest, (_, costs) in surrogate.drawn(load_space(surrogate.SPACE), 0, 25).items():
+        assert all(float(known[digest][name]) == cost for name, cost in costs.items())
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=8))
+def test_a_hypervolume_is_what_is_dominated(judging: Any, places: list[tuple[int, int]]) -> None:
+    """Counted in cells of a grid; what is beyond the corner adds nothing."""
+    fronts = importlib.import_module("fronts")
+    cells = {(x, y) for a, b in places for x in range(a, 6) for y in range(b, 6)}
+    assert fronts.volume(places, (6, 6)) == len(cells)

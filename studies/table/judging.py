@@ -7,9 +7,10 @@ only the training is looked up.
 """
 
 import math
+import multiprocessing
 import statistics
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,17 @@ from unittest import mock
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
 
-from archsearch import evolution, load_space
+from archsearch import evolution, load_space, ranking
 from archsearch.budgets import Budgets
 from archsearch.ledger import Entry
 from archsearch.proposing import Proposer
 from archsearch.space import Space
 
+MINIMIZE = StudyDirection.MINIMIZE
 SHOWN = (10, 20, 40)
 JUDGED = 40
 SEEDS = 30
@@ -73,6 +76,7 @@ class Searcher:
         screened: whether what is over budget is known before it is trained.
         reused: whether a duplicate costs nothing.
         without: a constant of evolution that is set to 0.
+        objectives: what is to be small.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Searcher:
     screened: bool = True
     reused: bool = True
     without: str | None = None
+    objectives: tuple[str, ...] = ("loss",)
 
 
 WHOLE = {"eta": None}  # nobody is left behind at a rung
@@ -94,9 +99,11 @@ SEARCHERS = [
     Searcher("evolution without the screen", screened=False),
     Searcher("evolution without reuse of duplicates", reused=False),
     Searcher("evolution without crossover", without="CROSSOVER"),
+    Searcher("evolution without fresh draws", without="FRESH"),
     Searcher("evolution without rungs and the screen", WHOLE, screened=False),
     Searcher("evolution without rungs and reuse", WHOLE, reused=False),
     Searcher("evolution without rungs and crossover", WHOLE, without="CROSSOVER"),
+    Searcher("evolution without rungs and fresh draws", WHOLE, without="FRESH"),
     Searcher("random without screen and reuse", {"sampler": "random"} | WHOLE, False, False),
 ]
 
@@ -113,12 +120,34 @@ class Point:
 
 def search(bench: Bench, searcher: Searcher, seed: int) -> tuple[list[Point], dict[str, float]]:
     """What it chose as it went on, and what it took."""
-    space = altered(bench.space, searcher)
-    stored = optuna.create_study(direction="minimize")
-    trials = 4 * JUDGED if space.file.search.eta else JUDGED
-    proposer = Proposer(space, stored, seed=1000 * seed, trials=trials)
     path: list[Point] = []
-    trainings, seconds, best = 0.0, 0.0, math.inf
+    proposer, best = started(bench, searcher, seed), math.inf
+    for spent, entry in spending(bench, searcher, proposer):
+        if entry.state == "trained" and not entry.excess and (entry.loss or math.inf) < best:
+            best, row = entry.loss or math.inf, bench.row(entry)
+            assert row is not None
+            path.append(Point(*spent, entry.hash or "", row.worth))
+    counts = proposer.ledger.counts()
+    return path, {
+        "proposed": counts["proposed"],
+        "over budget": counts["over_budget"],
+        "duplicate": counts["duplicate"],
+    }
+
+
+def started(bench: Bench, searcher: Searcher, seed: int) -> Proposer:
+    """A search before its first proposal."""
+    space = altered(bench.space, searcher)
+    stored = optuna.create_study(directions=[MINIMIZE] * len(space.file.objectives))
+    trials = 4 * JUDGED if space.file.search.eta else JUDGED
+    return Proposer(space, stored, seed=1000 * seed, trials=trials)
+
+
+def spending(
+    bench: Bench, searcher: Searcher, proposer: Proposer
+) -> Iterator[tuple[tuple[float, float], Entry]]:
+    """Trains until JUDGED trainings are spent; after each what was, trainings and seconds."""
+    trainings, seconds = 0.0, 0.0
 
     def took(entry: Entry) -> float:
         row = bench.row(entry)
@@ -130,20 +159,10 @@ def search(bench: Bench, searcher: Searcher, seed: int) -> tuple[list[Point], di
             repeats = [] if searcher.reused else proposer.ledger.having("duplicate")
             trainings += share
             seconds += share * took(entry)
-            if entry.state == "trained" and not entry.excess and (entry.loss or math.inf) < best:
-                best, row = entry.loss or math.inf, bench.row(entry)
-                assert row is not None
-                wasted = sum(took(repeat) for repeat in repeats)
-                spent = trainings + len(repeats), seconds + wasted
-                path.append(Point(*spent, entry.hash or "", row.worth))
-            if trainings + len(repeats) >= JUDGED:
-                break
-    counts = proposer.ledger.counts()
-    return path, {
-        "proposed": counts["proposed"],
-        "over budget": counts["over_budget"],
-        "duplicate": counts["duplicate"],
-    }
+            spent = trainings + len(repeats), seconds + sum(took(repeat) for repeat in repeats)
+            yield spent, entry
+            if spent[0] >= JUDGED:
+                return
 
 
 def one(bench: Bench, proposer: Proposer, entry: Entry) -> float:
@@ -157,7 +176,8 @@ def one(bench: Bench, proposer: Proposer, entry: Entry) -> float:
         proposer.keep(entry)
         return (steps[at] - before) / steps[-1]
     entry.loss, entry.state = seen[-1], "trained"
-    proposer.settle(entry, TrialState.COMPLETE, (min(entry.loss, 1e9),))
+    _, *costs = ranking.point(entry, proposer.objectives)
+    proposer.settle(entry, TrialState.COMPLETE, (min(entry.loss, 1e9), *costs))
     return 1 - before / steps[-1]
 
 
@@ -165,7 +185,7 @@ def altered(path: Path, searcher: Searcher) -> Space:
     """The space with what the searcher changes."""
     space = load_space(path)
     settings = space.file.search.model_copy(update=dict(searcher.search))
-    changes: dict[str, Any] = {"search": settings}
+    changes: dict[str, Any] = {"search": settings, "objectives": [*searcher.objectives]}
     if not searcher.screened:
         data = space.file.budgets.model_dump(exclude_unset=True)
         soft = {key: {**value, "soft": True} for key, value in data.items()}
@@ -197,11 +217,11 @@ class Run:
     counts: dict[str, float]
 
 
-def run(job: tuple[Callable[[], Bench], Searcher, int]) -> Run:
+def run(job: tuple[Callable[[int], Bench], Searcher, int]) -> Run:
     """One search, judged."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make, searcher, seed = job
-    bench = make()
+    bench = make(seed)
     path, counts = search(bench, searcher, seed)
 
     def quantile(within: Callable[[Point], bool]) -> float:
@@ -216,18 +236,19 @@ def run(job: tuple[Callable[[], Bench], Searcher, int]) -> Run:
 
 
 def judged(
-    make: Callable[[], Bench], searchers: Iterable[Searcher], seeds: int
+    make: Callable[[int], Bench], searchers: Iterable[Searcher], seeds: int
 ) -> dict[str, list[Run]]:
     """All of them over as many seeds, two processes at a time.
 
     Args:
-        make: a function of a module, called in each process.
+        make: a function of a module, called with the seed of each search.
         searchers: `random` among them.
         seeds: of each searcher.
     """
     jobs = [(make, searcher, seed) for searcher in searchers for seed in range(seeds)]
     found: dict[str, list[Run]] = {}
-    with ProcessPoolExecutor(2) as pool:
+    make(0)  # what it keeps is then known to both
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         for result in pool.map(run, jobs):
             found.setdefault(result.name, []).append(result)
     return found
