@@ -63,13 +63,11 @@ class Proposer:
         """A candidate that waited behind a rung and goes on; `last` when no other will come."""
         if (eta := self.space.file.search.eta) is None:
             return None
-        entries = self._candidates()
-        least = self.space.file.final.top
-        wanted = self.objectives
+        entries, least = self._candidates(), self.space.file.final.top
         entry = (
-            halving.last(entries, eta, wanted, least)
+            halving.last(entries, eta, self.objectives, least)
             if last
-            else halving.promotable(entries, eta, wanted)
+            else halving.promotable(entries, eta, self.objectives)
         )
         if entry is not None:
             entry.state = "training"

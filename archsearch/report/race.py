@@ -15,15 +15,13 @@ def race(findings: Findings) -> str:
     again = [t for t in findings.trained if len(t.losses) > 1]
     if not again:
         return ""
-    noise, looks = findings.noise, (findings.space.get("search") or {}).get("seeds") or 1
-    best = findings.best
     head = ["", "runs", "loss", *(f"seed {seed}" for seed in findings.seeds), "above the best", ""]
-    rows = [_row(trial, best, noise, looks, len(findings.seeds)) for trial in again]
+    rows = [_row(trial, findings) for trial in again]
     note = (
         "Who led was trained again on further seeds of the search, split validation, until an "
         "interval parted it from the best or it had them all; baselines on all, before any "
         "leader. The loss is what its runs say of it on the first seed's data, seeds being alike "
-        f"to all (least squares). {_floor(noise)}"
+        f"to all (least squares). {_floor(findings.noise)}"
     )
     return section("The race over seeds", table(head, rows), note)
 
@@ -39,14 +37,15 @@ def _floor(noise: Noise) -> str:
     )
 
 
-def _row(trial: Trial, best: Trial | None, noise: Noise, looks: int, seeds: int) -> list[str]:
-    interval = told = None
+def _row(trial: Trial, findings: Findings) -> list[str]:
+    best, interval, told = findings.best, None, None
     if best is not None and trial is not best:
-        interval = noise.interval(trial.losses, best.losses, looks)
+        looks = (findings.space.get("search") or {}).get("seeds") or 1
+        interval = findings.noise.interval(trial.losses, best.losses, looks)
     if interval is not None:
         told = "worse" if interval[0] > 0 else "better" if interval[1] < 0 else "not told apart"
     runs = [*(("failed" if x is None else f"{x:.3f}") for x in trial.losses)]
-    runs += ["–"] * (seeds - len(runs))
+    runs += ["–"] * (len(findings.seeds) - len(runs))
     return [
         escape(trial.name),
         str(len(trial.losses)),
