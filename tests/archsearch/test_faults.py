@@ -136,7 +136,7 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
                 yield Failed(job, "died", "killed") if ended and deadly else message
 
     monkeypatch.setattr("archsearch.engines.Pool", Deadly)
-    space = small(**{"trials: 8, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    space = small(**{"trials: 8, eta: 2": "trials: 3, eta: null", "steps: 60": "steps: 21"})
     result = study(space, out=tmp_path / "s", workers=1)
     trials = {t["number"]: t for t in StudyFolder(tmp_path / "s").read_trials()}
     assert (trials[1]["state"], trials[1]["cause"]) == ("failed", "died")
@@ -149,7 +149,7 @@ def test_a_job_whose_worker_dies_is_begun_again_a_few_times(
 @pytest.mark.slow
 def test_best_is_mended_when_a_study_goes_on(small: Callable[..., Space], tmp_path: Path) -> None:
     """Killed between a result and its copy, or in the middle of the copy."""
-    space = small(**{"trials: 8, eta: 2": "trials: 3", "steps: 60": "steps: 21"})
+    space = small(**{"trials: 8, eta: 2": "trials: 3, eta: null", "steps: 60": "steps: 21"})
     study(space, out=tmp_path / "s", workers=1)
     folder = StudyFolder(tmp_path / "s")
     right = folder.best_number
@@ -264,7 +264,7 @@ def test_a_full_disk_fails_no_trial(
 def test_with_room_again_a_study_goes_on(
     small: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = small(**{"trials: 8, eta: 2": "trials: 2", "steps: 60": "steps: 21"})
+    space = small(**{"trials: 8, eta: 2": "trials: 2, eta: null", "steps: 60": "steps: 21"})
 
     class Crowded(Pool):
         def messages(self, timeout: float) -> Any:

@@ -101,7 +101,7 @@ def test_a_worker_too_many(
         return (max(pids), "it held 9.0 GiB") if len(pids) == 2 else None
 
     monkeypatch.setattr(ram, "to_spare", to_spare)
-    result = study(small(**{", eta: 2": ""}), trials=4, out=tmp_path / "s", workers=2)
+    result = study(small(**{"eta: 2": "eta: null"}), trials=4, out=tmp_path / "s", workers=2)
     assert (result.counts["trained"], result.counts["failed"], result.counts["deaths"]) == (5, 0, 1)
     assert sizes.count(2) == 1  # never again: the final runs are done by one, too
     runs = [run for t in StudyFolder(tmp_path / "s").read_trials() for run in t["runs"]]
