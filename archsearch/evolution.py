@@ -6,8 +6,6 @@
     growth     what a child must decide and no parent did: as the decision of that name that stands
                nearest to it in a parent, else as one between the same alternatives, in their order
                (a mixer of a stack as that of a branch), else by the prior
-    fresh      one in three is drawn by the prior, a child of nobody: few parents, above all behind
-               rungs, soon look alike (BOHB draws as many: Falkner et al. 2018)
 
 Genes are decisions by path. A path names the alternatives that own it, so whatever children are
 made of, what they inherit fits where it stands; what nothing owns any more is dropped. Costs are
@@ -28,10 +26,8 @@ Genes = Mapping[str, Value]
 POPULATION = 40
 """The latest candidates, of which parents are: what is older had its time."""
 TOURNAMENT = 8
-FRESH = 1 / 3
-"""Children of nobody, among all."""
 CROSSOVER = 0.5
-"""Children of two parents, among those that have any."""
+"""Children of two parents, among all."""
 AGAIN = 0.2
 """Chance of another mutation after each."""
 REACH = 0.2
@@ -58,8 +54,6 @@ def child(space: Space, alive: Sequence[Individual], rng: random.Random) -> dict
     Raises:
         SpecError: a value of it cannot be calculated.
     """
-    if rng.random() < FRESH:
-        return whole(space, {}, rng).decisions
     parent = whole(space, _fittest(alive, rng).genes, rng)
     if len(alive) > 1 and rng.random() < CROSSOVER:
         other = whole(space, _fittest(alive, rng).genes, rng)

@@ -99,11 +99,9 @@ SEARCHERS = [
     Searcher("evolution without the screen", screened=False),
     Searcher("evolution without reuse of duplicates", reused=False),
     Searcher("evolution without crossover", without="CROSSOVER"),
-    Searcher("evolution without fresh draws", without="FRESH"),
     Searcher("evolution without rungs and the screen", WHOLE, screened=False),
     Searcher("evolution without rungs and reuse", WHOLE, reused=False),
     Searcher("evolution without rungs and crossover", WHOLE, without="CROSSOVER"),
-    Searcher("evolution without rungs and fresh draws", WHOLE, without="FRESH"),
     Searcher("random without screen and reuse", {"sampler": "random"} | WHOLE, False, False),
 ]
 

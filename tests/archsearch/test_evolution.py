@@ -236,22 +236,3 @@ def test_ranks_put_what_keeps_its_soft_limits_first(branches: Space) -> None:
     over = Individual(over.genes, (0.1, 1.0))
     assert evolution._fittest([within, over], rng) is within
     assert evolution._fittest([over, within], rng) is within
-
-
-def test_one_in_three_has_no_parents(branches: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It differs in more than one mutation of the only one alive can change, which is three."""
-    rng = random.Random(0)
-    (one,) = individuals(branches, rng, 1)
-    monkeypatch.setattr(evolution, "AGAIN", 0.0)
-
-    def far() -> float:
-        """How many of its children differ so, in shares."""
-        children = [child(branches, [one], rng) for _ in range(400)]
-        changed = [sum(one.genes.get(p) != v for p, v in genes.items()) for genes in children]
-        return sum(n > 3 for n in changed) / 400
-
-    some = far()
-    monkeypatch.setattr(evolution, "FRESH", 1.0)
-    assert some == pytest.approx(far() / 3, rel=0.25)
-    monkeypatch.setattr(evolution, "FRESH", 0.0)
-    assert far() == 0
