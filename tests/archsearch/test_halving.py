@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from archsearch import load_space, reference, speed, study
 from archsearch.counting import Counts
+from archsearch.document import SpaceFile
 from archsearch.errors import SpecError
 from archsearch.folder import StudyFolder
 from archsearch.ledger import Entry
@@ -247,6 +248,27 @@ def test_a_halved_study(tmp_path: Path) -> None:
             assert mine["loss"] == its["loss"]
     assert again.read_record()["counts"]["unfinished"] == 0
     assert not again.checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "changes", "eta"),
+    [
+        ("evolution", {}, 3),
+        ("random", {}, 3),
+        ("evolution", {", rungs: [3, 0.5]": ""}, None),  # nobody could wait
+        ("evolution", {"rungs: [3, 0.5]": "rungs: [20]"}, None),
+        ("tpe", {}, None),
+        ("evolution", {"trials: 10": "trials: 10, eta: null"}, None),
+    ],
+)
+def test_rungs_are_for_leaving_behind(
+    sampler: str, changes: dict[str, str], eta: int | None, tmp_path: Path
+) -> None:
+    """Unless it is said otherwise; and a resolved space says it again."""
+    space = written(tmp_path, sampler, **{", eta: 3": ""} | changes)
+    assert space.file.search.eta == eta
+    again = SpaceFile.model_validate(space.file.model_dump(mode="json"))
+    assert again.search.eta == eta
 
 
 @pytest.mark.parametrize(
