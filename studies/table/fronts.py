@@ -15,12 +15,11 @@ import statistics
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import optuna
 import surrogate
-from judging import SEEDS, WHOLE, Searcher, holm, interval, spending, started
-from scipy.stats import wilcoxon
+from comparing import AGAINST, against, spread, table
+from judging import SEEDS, WHOLE, Searcher, spending, started
 
 from archsearch import ranking
 from archsearch.durable import write_atomic
@@ -78,9 +77,7 @@ ABOUT = """# Two objectives
 a bootstrap interval of 95 %; "p" against random as in [the table](README.md). All runs know the
 surrogate of [surrogate.md](surrogate.md). `python studies/table/fronts.py` made this page.
 
-| searcher | hypervolume, % | 95 % | mean | p | Holm |
-|---|---|---|---|---|---|
-{lines}
+{table}
 """
 
 
@@ -89,19 +86,14 @@ def page(fronts: dict[str, list[list[Place]]]) -> str:
     worst = corner()
     most = volume((place for runs in fronts.values() for f in runs for place in f), worst)
     shares = {name: [volume(f, worst) / most for f in runs] for name, runs in fronts.items()}
-    others = [name for name in shares if name != "random"]
-    tests: list[Any] = [wilcoxon(shares[name], shares["random"]) for name in others]
-    raw = {name: float(test.pvalue) for name, test in zip(others, tests, strict=True)}
-    p = dict(zip(others, holm([*raw.values()]), strict=True))
+    tests = against(shares)
     lines = []
     for name, found in shares.items():
-        low, high = interval(found)
-        cells = [name, f"{100 * statistics.median(found):.1f}"]
-        cells += [f"{100 * low:.1f} to {100 * high:.1f}", f"{100 * statistics.fmean(found):.1f}"]
-        cells += [f"{raw[name]:.2g}", f"{p[name]:.2g}"] if name in p else ["", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+        middle = f"{100 * statistics.median(found):.1f}"
+        lines.append([name, middle, *spread(found, 1), *tests[name]])
+    head = ["searcher", "hypervolume, %", "95 %", "mean", *AGAINST]
     about = (__doc__ or "").split("\n\n")[2].strip()
-    return ABOUT.format(about=about, seeds=len(shares["random"]), lines="\n".join(lines))
+    return ABOUT.format(about=about, seeds=len(shares["random"]), table=table(head, lines))
 
 
 def main() -> None:

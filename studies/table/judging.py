@@ -8,7 +8,6 @@ only the training is looked up.
 
 import math
 import multiprocessing
-import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from scipy.stats import wilcoxon
 
 from archsearch import evolution, load_space, ranking
 from archsearch.budgets import Budgets
@@ -30,7 +27,6 @@ from archsearch.proposing import Proposer
 from archsearch.space import Space
 
 MINIMIZE = StudyDirection.MINIMIZE
-SHOWN = (10, 20, 40)
 JUDGED = 40
 SEEDS = 30
 
@@ -76,6 +72,7 @@ class Searcher:
         screened: whether what is over budget is known before it is trained.
         reused: whether a duplicate costs nothing.
         without: a constant of evolution that is set to 0.
+        first: the rung at which it looks first.
         objectives: what is to be small.
     """
 
@@ -84,6 +81,7 @@ class Searcher:
     screened: bool = True
     reused: bool = True
     without: str | None = None
+    first: int = 0
     objectives: tuple[str, ...] = ("loss",)
 
 
@@ -91,10 +89,12 @@ WHOLE = {"eta": None}  # nobody is left behind at a rung
 SEARCHERS = [
     Searcher("evolution"),
     Searcher("evolution, eta 2", {"eta": 2}),
+    Searcher("evolution, later rungs", first=1),
     Searcher("tpe", {"sampler": "tpe"} | WHOLE),
     Searcher("nsga2", {"sampler": "nsga2"} | WHOLE),
     Searcher("random", {"sampler": "random"} | WHOLE),
     Searcher("random, eta 3", {"sampler": "random"}),
+    Searcher("random, eta 3, later rungs", {"sampler": "random"}, first=1),
     Searcher("evolution without rungs", WHOLE),
     Searcher("evolution without the screen", screened=False),
     Searcher("evolution without reuse of duplicates", reused=False),
@@ -153,7 +153,7 @@ def spending(
 
     with limited(searcher):
         for entry in iter(proposer.next, None):
-            share = one(bench, proposer, entry)
+            share = one(bench, proposer, entry, searcher.first)
             repeats = [] if searcher.reused else proposer.ledger.having("duplicate")
             trainings += share
             seconds += share * took(entry)
@@ -163,10 +163,10 @@ def spending(
                 return
 
 
-def one(bench: Bench, proposer: Proposer, entry: Entry) -> float:
+def one(bench: Bench, proposer: Proposer, entry: Entry, first: int) -> float:
     """Trains an entry up to its next rung, or to its end; the share of a training that it took."""
-    row, steps = bench.row(entry), bench.steps
-    seen = row.seen if row else [math.inf]  # over budget: its place is behind all by its excess
+    row, steps = bench.row(entry), bench.steps[first:]
+    seen = row.seen[first:] if row else [math.inf]  # over budget: behind all by its excess
     at, last = len(entry.rungs), len(seen) - 1
     before = steps[at - 1] if at else 0
     if proposer.space.file.search.eta and at < last:
@@ -250,72 +250,3 @@ def judged(
         for result in pool.map(run, jobs):
             found.setdefault(result.name, []).append(result)
     return found
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Of the median, 95 %, by bootstrap."""
-    drawn = np.random.default_rng(0).choice(values, (10000, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def holm(values: list[float]) -> list[float]:
-    """p-values of one family of tests, corrected."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    corrected, worst = [0.0] * len(values), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, values[i] * (len(values) - rank)))
-        corrected[i] = worst
-    return corrected
-
-
-def compared(runs: dict[str, list[Run]]) -> str:
-    """A line for each searcher."""
-    random = [run.after[-1] for run in runs["random"]]
-    others = [name for name in runs if name != "random"]
-    tests: list[Any] = [wilcoxon([r.after[-1] for r in runs[name]], random) for name in others]
-    raw = {name: float(test.pvalue) for name, test in zip(others, tests, strict=True)}
-    p = dict(zip(others, holm([*raw.values()]), strict=True))
-    head = [
-        "searcher",
-        *(f"after {n}" for n in SHOWN),
-        "95 %",
-        "mean",
-        "in equal seconds",
-        "top 1 %",
-    ]
-    head += ["regret", "p", "Holm", "proposed", "over budget", "duplicates"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for name, found in runs.items():
-        ends = [run.after[-1] for run in found]
-        counts = {key: statistics.fmean(r.counts[key] for r in found) for key in found[0].counts}
-        low, high = interval(ends)
-        cells = [name]
-        cells += [f"{100 * statistics.median(r.after[n - 1] for r in found):.2f}" for n in SHOWN]
-        cells += [f"{100 * low:.2f} to {100 * high:.2f}", f"{100 * statistics.fmean(ends):.2f}"]
-        cells += [f"{100 * statistics.median(run.after_seconds for run in found):.2f}"]
-        cells += [f"{sum(end <= 0.01 for end in ends) / len(ends):.0%}"]
-        cells += [f"{statistics.median(run.regret for run in found):.4f}"]
-        cells += [f"{raw[name]:.2g}", f"{p[name]:.2g}"] if name in p else ["", ""]
-        lines.append(f"| {' | '.join(cells + [f'{value:.0f}' for value in counts.values()])} |")
-    return "\n".join(lines)
-
-
-def draw(runs: dict[str, list[Run]], path: Path) -> None:
-    """Medians, and for two of them the middle half of the seeds."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    x = range(1, JUDGED + 1)
-    for name, found in runs.items():
-        low, middle, high = np.quantile([run.after for run in found], [0.25, 0.5, 0.75], axis=0)
-        (line,) = axes.plot(x, 100 * middle, label=name, lw=2 if name in BOLD else 1)
-        if name in BOLD:
-            axes.fill_between(x, 100 * low, 100 * high, color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="trainings", ylabel="rank quantile of the chosen, %", ylim=(0, 15))
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-BOLD = ("evolution", "random")

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from judging import JUDGED, SEARCHERS, SEEDS, Bench, Row, compared, draw, judged
+from comparing import compared, draw
+from judging import JUDGED, SEARCHERS, SEEDS, Bench, Row, judged
 from scipy.stats import spearmanr
 
 from archsearch.durable import write_atomic
@@ -74,8 +75,8 @@ interval of 95 %. A training up to a rung counts as its share of a whole one, wh
 a duplicate as nothing. "In equal seconds": when as much time was spent as {judged} mean trainings
 take. `evolution`, the default, leaves two of three behind at each rung (eta 3); `random` trains
 whatever fits the budgets to its end, as tpe and nsga2 do. "p" is Wilcoxon's signed rank against
-random, paired by seed, then corrected for all of them (Holm). `python studies/table/searchers.py`
-made this page and the figure.
+random, paired by seed, then corrected for all of them (Holm). "Later rungs" leave the first one
+out, which ranks little. `python studies/table/searchers.py` made this page and the figure.
 
 {table}
 

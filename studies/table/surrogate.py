@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judging import SEARCHERS, SEEDS, Bench, Row, compared, draw, judged
+from comparing import compared, draw
+from judging import SEARCHERS, Bench, Row, judged
 from make import Among, fill
 from scipy.stats import spearmanr
 from sklearn.ensemble import GradientBoostingRegressor
@@ -38,6 +39,8 @@ HERE = Path(__file__).parent
 SPACE, SAMPLE = HERE / "large.yaml", HERE / "sample.csv"
 TRAINED, RANKED = 400, 2000
 """Random architectures that are trained; others, among which those found are ranked."""
+SEEDS = 100
+"""Searches of each searcher: thirty part none of them here."""
 
 
 def drawn(space: Space, first: int, count: int) -> Among:
@@ -157,8 +160,9 @@ trained, as in [the table](README.md) (sample.csv); boosted trees stand for the 
 An architecture is worth what the trees say of the end. A searcher sees, at each rung, what they say
 and what they missed of one of the sample, drawn for each architecture and search. All else is as in
 the table: medians over {seeds} seeds, quantiles in % among {ranked} random architectures within the
-budgets; 0 is better than all of them. A surrogate is smoother than what it stands for: read it
-beside the table, not in its place. `python studies/table/surrogate.py` made page and figure.
+budgets; 0 is better than all of them. What comes of the screen and of duplicates is told there. A
+surrogate is smoother than what it stands for: read it beside the table, not in its place.
+`python studies/table/surrogate.py` made page and figure.
 
 {table}
 
@@ -176,7 +180,8 @@ def main() -> None:
         space = load_space(SPACE)
         fill(space, drawn(space, 0, TRAINED), {0: "val"}, SAMPLE, cores())
         return
-    runs = judged(bench, SEARCHERS, told.seeds)
+    among = [each for each in SEARCHERS if each.screened and each.reused]
+    runs = judged(bench, among, told.seeds)
     parts = {"fit": fit(), "trained": TRAINED, "ranked": RANKED, "seeds": told.seeds}
     write_atomic(HERE / "surrogate.md", ABOUT.format(**parts, table=compared(runs)))
     draw(runs, HERE / "surrogate.svg")
