@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from archsearch import covering, evolution, halving, ranking, samplers
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
-from archsearch.ledger import STARTED, Entry, Kind, Ledger
+from archsearch.ledger import STARTED, Entry, Kind, Ledger, State
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.trials import Trials
@@ -90,10 +90,10 @@ class Proposer:
 
     def _proposal(self) -> dict[str, Value] | None:
         """By the priors or by evolution, where Optuna's sampler is not to decide."""
-        starting = len(self._candidates()) < samplers.STARTUP
         evolves = self.space.file.search.sampler == "evolution"
-        if evolves and not starting and (alive := self._alive()):
-            return evolution.child(self.space, alive, self.rng)
+        if evolves and len(parents := self._parents()) >= samplers.STARTUP:
+            return evolution.child(self.space, parents, self.rng)
+        starting = len(self._candidates()) < samplers.STARTUP
         if evolves or (starting and self.space.has_prior):
             return self.space.resolve(lambda _, domain: domain.draw(self.rng)).decisions
         return None
@@ -162,12 +162,15 @@ class Proposer:
         worst = tuple(map(max, zip(*trained, strict=True)))
         self.settle(entry, state, worst if finished else None)
 
-    def _alive(self) -> list[evolution.Individual]:
-        """The latest candidates with a loss, of which parents are.
+    def _parents(self) -> list[evolution.Individual]:
+        """The latest candidates that are known well enough to breed from.
 
-        Who came further is better: a rung is left by its best.
+        Those past their first rung: the first is a coarse sieve, and what is bred from its verdict
+        is good at short trainings (LOG.md). Who came further is better: a rung is left by its best.
         """
-        known = [e for e in self._candidates() if e.loss is not None]  # at a rung, or at the end
+        states: tuple[State, ...] = ("training", "paused", "pruned", "trained")
+        there = self.ledger.having(*states, kind="candidate")
+        known = [e for e in there if e.state == "trained" or len(e.rungs) > 1]
         alive = sorted(known, key=lambda e: e.number)[-evolution.POPULATION :]
         keys = ranking.ranks(
             [(*e.behind, e.state != "trained", -len(e.rungs)) for e in alive],

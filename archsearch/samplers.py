@@ -23,7 +23,8 @@ from archsearch.space import Space
 
 STARTUP = 10
 """Candidates drawn from the priors, uniform where a space has none, before a sampler that learns
-goes on alone; NSGA-II's population too, as its own 50 are more than most studies train."""
+goes on alone, and parents that evolution wants; NSGA-II's population too, as its own 50 are more
+than most studies train."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from archsearch import load_space, reference, speed, study
+from archsearch import evolution, load_space, reference, speed, study
 from archsearch.counting import Counts
 from archsearch.document import SpaceFile
 from archsearch.errors import SpecError
 from archsearch.folder import StudyFolder
-from archsearch.ledger import Entry
+from archsearch.ledger import STARTED, Entry
 from archsearch.proposing import Proposer
 from archsearch.recipe import Training
 from archsearch.space import Space
@@ -152,6 +152,38 @@ def test_it_costs_less_and_finds_as_much(tmp_path: Path) -> None:
         if e.state in ("paused", "trained")
     )
     assert steps < 0.5 * 45 * marks[-1]
+
+
+def test_parents_are_past_their_first_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten at least, and none that failed; who came further is better."""
+    asked: list[Proposer] = []
+    bred = 0
+    propose, breed = Proposer._proposal, evolution.child
+
+    def proposal(self: Proposer) -> Any:
+        asked.append(self)
+        return propose(self)
+
+    def child(space: Space, parents: list[evolution.Individual], rng: random.Random) -> Any:
+        nonlocal bred
+        bred += 1
+        trials = asked[-1].trials.all
+        entries = asked[-1].ledger.having(*STARTED, kind="candidate")
+        by_genes = {repr(trials[e.number].params): e for e in entries}
+        known = [by_genes[repr(parent.genes)] for parent in parents]
+        assert {e.number for e in known} == {
+            e.number for e in entries if e.state != "failed" and len(e.rungs) > 1
+        }
+        assert len(known) >= 10
+        best = min(zip(parents, known, strict=True), key=lambda pair: pair[0].rank)[1]
+        assert (best.state == "trained") == any(e.state == "trained" for e in known)
+        return breed(space, parents, rng)
+
+    monkeypatch.setattr(Proposer, "_proposal", proposal)
+    monkeypatch.setattr(evolution, "child", child)
+    proposer = halved(written(tmp_path), 60, 2, noise=0.1, fails=0.2)
+    assert bred > 20
+    assert any(e.state == "failed" and len(e.rungs) > 1 for e in candidates(proposer))
 
 
 def test_a_seed_repeats(tmp_path: Path) -> None:
