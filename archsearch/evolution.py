@@ -1,6 +1,6 @@
 """Aging evolution on the decision tree of a space (Real et al. 2019, for conditional decisions).
 
-    parents    the best of a few drawn from the latest candidates that were trained
+    parents    the best of a few drawn from the latest candidates past their first rung
     crossover  a decision of one parent, with all that it owns, in place of the other's
     mutation   a decision moved: a number to one nearby, an alternative to another
     growth     what a child must decide and no parent did: as the decision of that name that stands
@@ -36,7 +36,7 @@ REACH = 0.2
 
 @dataclass(frozen=True)
 class Individual:
-    """A candidate that was trained.
+    """A candidate that may be a parent.
 
     Attributes:
         genes: what was decided.
