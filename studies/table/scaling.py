@@ -1,6 +1,6 @@
 """What a study takes beside training, and what a second worker brings: scaling.md.
 
-    python studies/table/scaling.py      twelve minutes on two cores
+    python studies/table/scaling.py      eleven minutes on two cores
 
 Random candidates of space.yaml, trained for about 10 s each, by one worker and by two in turns, as
 a machine has better and worse minutes. Overhead is the share of one worker's time, from its first
