@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from archsearch import covering, evolution, halving, ranking, samplers
 from archsearch.domains import Value
 from archsearch.errors import ConstraintBroken, SpecError
-from archsearch.ledger import STARTED, Entry, Kind, Ledger, State
+from archsearch.ledger import STARTED, Entry, Kind, Ledger
 from archsearch.space import Space
 from archsearch.spec import ModelSpec
 from archsearch.trials import Trials
@@ -168,8 +168,7 @@ class Proposer:
         Those past their first rung: the first is a coarse sieve, and what is bred from its verdict
         is good at short trainings (LOG.md). Who came further is better: a rung is left by its best.
         """
-        states: tuple[State, ...] = ("training", "paused", "pruned", "trained")
-        there = self.ledger.having(*states, kind="candidate")
+        there = [e for e in self._candidates() if e.state != "failed"]
         known = [e for e in there if e.state == "trained" or len(e.rungs) > 1]
         alive = sorted(known, key=lambda e: e.number)[-evolution.POPULATION :]
         keys = ranking.ranks(
