@@ -76,7 +76,9 @@ class Search(Frozen):
 class Final(Frozen):
     """The best candidates and the baselines, trained again over fresh seeds and tested."""
 
-    top: Positive = pydantic.Field(default=1, description="candidates taken")
+    top: Positive = pydantic.Field(
+        default=2, description="candidates taken; one alone has no rival to win over"
+    )
     seeds: Positive = pydantic.Field(
         default=2, description="seeds for each, none used in the search"
     )

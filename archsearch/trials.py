@@ -66,7 +66,7 @@ class Trials:
             self._add(entry.number)
         else:
             self._write(known, entry)
-            self.stored.tell(entry.number, values, state=state)
+            self.stored._storage.set_trial_state_values(known, state, values)
 
     def _write(self, known: int, entry: Entry) -> None:
         self.stored._storage.set_trial_user_attr(known, ATTRIBUTE, asdict(entry))

@@ -4,8 +4,9 @@ difference    d_i = loss of the one - loss of the other, on fresh seed i: both r
 interval      mean d -+ t(0.975, n - 1) s / sqrt(n)    over the n seeds that both have; 95 %
 told apart    two whose interval does not hold 0
 
-It is the winner when it is told apart from every other finalist and below all of them; else those
-that it is not told apart from are tied with it. Of one seed in common there is no interval.
+It is the winner when it is told apart from every other finalist and below all of them, the next
+candidate of the search among them; else those that it is not told apart from are tied with it. Of
+one seed in common there is no interval.
 """
 
 import math
@@ -86,11 +87,11 @@ def verdict(findings: Findings) -> str:
         text += f" It {kind} {told}." if group else ""
     if any(len(t.finals) == 1 for t in (best, *rivals)):
         text += " One seed shows no spread: a difference seen on one seed may be luck."
-    return text + _winner(best, groups) + _missing(findings)
+    return text + _winner(best, groups, findings.candidates[1:]) + _missing(findings)
 
 
-def _winner(best: Trial, groups: dict[str, list[Trial]]) -> str:
-    """Who won, if anybody did."""
+def _winner(best: Trial, groups: dict[str, list[Trial]], others: list[Trial]) -> str:
+    """Who won, if anybody did; `others` are the candidates behind the best, in their order."""
     tied, better = groups[SAME], [t.name for t in groups[BEATEN]]
     if better:
         return (
@@ -99,9 +100,14 @@ def _winner(best: Trial, groups: dict[str, list[Trial]]) -> str:
     if tied:
         names = ", ".join(sorted([best.name, *(t.name for t in tied)]))
         return f" No winner: a tied set of {len(tied) + 1} ({names}); more final seeds may part it."
-    if groups[BEATS] and not (groups[BELOW] or groups[ABOVE]):
-        return " It is the winner."
-    return ""
+    if not groups[BEATS] or groups[BELOW] or groups[ABOVE]:
+        return ""
+    if others and not others[0].finals:
+        return (
+            f" No winner: {others[0].name}, the next in the search ({others[0].loss:.3f} after "
+            f"{best.loss:.3f}), has no final runs to tell the two apart."
+        )
+    return " It is the winner."
 
 
 def _apart(one: Trial, other: Trial) -> str:

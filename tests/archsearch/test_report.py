@@ -238,6 +238,17 @@ def test_the_verdict_is_no_louder_than_the_final_runs(study, ours, theirs, says)
     assert ("no spread" in text) == (min(len(ours), len(theirs)) == 1)
 
 
+def test_nobody_wins_over_a_candidate_without_final_runs(study):
+    """`final.top: 1`: to beat the baselines is not to beat who came next in the search."""
+    study.add("retnet", 2.0, [1.6, 1.7]).add("trial 1", 1.5, [1.4, 1.5])
+    assert study.verdict().endswith("It is the winner.")
+    text = study.add("trial 2", 1.6).verdict()
+    assert "It beats retnet" in text
+    assert "No winner: trial 2, the next in the search (1.600 after 1.500), has no final" in text
+    text = study.add("trial 3", 1.55, [1.8, 1.9]).verdict()
+    assert text.endswith("It is the winner.")  # the next is among them; who is behind it need not
+
+
 def test_differences_are_paired_by_seed(study):
     """A seed that is hard for both says nothing of either: the interval is of what is left."""
     noise = [0.0, 0.5, -0.4, 0.2]
