@@ -1,9 +1,13 @@
 """The architecture as a package of its own: readable source, weights, config, README; torch alone.
 
-    my_model/  __init__.py  model.py  weights.py
-               generation.py  __main__.py      of a model that predicts tokens
+    my_model/  __init__.py  model.py  weights.py  check.py  __main__.py
+               generation.py  prompting.py     of a model that predicts tokens
                blocks/  kernels/               the files used, as they are here
-               model.safetensors  config.json  README.md
+               model.safetensors  config.json  architecture.yaml
+               check.safetensors               inputs, and what they gave here
+               training.json                   of a model that a study trained
+               original/                       blocks from elsewhere as they came
+               README.md  LICENSE  pyproject.toml
 
 The folder is written aside, loaded in a fresh process, and its logits compared bit for bit with the
 model here; only then does it get its name.
@@ -11,139 +15,126 @@ model here; only then does it get its name.
 
 import hashlib
 import json
+import keyword
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import torch
 
-from archsearch import standalone
-from archsearch.ends import Ends, Tokens, language
+from archsearch import card, standalone
+from archsearch.catalogue import block_files
 from archsearch.errors import UserError
-from archsearch.folder import StudyFolder
-from archsearch.loading import load_spec
-from archsearch.model import Model, build
-from archsearch.plugins import load_file
-from archsearch.recipe import Training
+from archsearch.model import Model
+from archsearch.origin import Origin, origin_of
 from archsearch.source import model_source, needed_files
-from archsearch.spec import ModelSpec
-from archsearch.standalone.weights import load_weights
-from archsearch.tasks import TASKS
 
-COPIED = ("weights.py",)
-GENERATING = ("generation.py", "__main__.py")
+COPIED = ("weights.py", "check.py")
+GENERATING = ("generation.py", "prompting.py", "__main__.py")
+CHECKING = '"""python -m MODEL: is this copy whole?"""\n\nfrom .check import main\n\nmain()\n'
+TORCH = ".".join(torch.__version__.split(".")[:2])
+ORIGINAL = "original/"
+CHECKED = 32
+"""Positions of the inputs that a copy is checked with, two sequences."""
 DOCSTRINGS = {"blocks": "The blocks that this model uses.", "kernels": "The operators under them."}
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is exported: an architecture, its weights or None if untrained, a line of origin."""
-
-    spec: ModelSpec
-    ends: Ends
-    weights: Path | None
-    origin: str
-
-
-def export(source: str | Path, out: str | Path) -> Path:
+def export(source: str | Path, out: str | Path, *, trial: int | None = None) -> Path:
     """Writes the best architecture of a study, or a spec with untrained weights, as a package.
 
     Args:
         source: a study's folder, or a spec file.
         out: the folder to make; its name is the package's name.
+        trial: a trial of the study's in place of its best candidate.
 
     Raises:
         UserError: nothing to export, the folder exists, or its name cannot be imported.
     """
     out = Path(out).absolute()
-    if not out.name.isidentifier():
+    if not out.name.isidentifier() or keyword.iskeyword(out.name):
         raise UserError(f"{out.name!r} cannot be imported; name the folder like a Python package")
     if out.exists():
         raise UserError(f"{out} exists; choose another --out or delete it")
-    chosen = _best_of(Path(source)) if Path(source).is_dir() else _untrained(Path(source))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build(chosen.spec, chosen.ends).eval()
-    if chosen.weights is not None:
-        model.load_state_dict(load_weights(chosen.weights))
+    origin = origin_of(source, trial)
+    model = origin.model()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
         folder = Path(aside) / out.name
-        _write(folder, model, chosen)
-        _verify(folder, model)
+        _write(folder, model, origin)
+        _verify(folder)
         os.replace(folder, out)
     return out
 
 
-def _best_of(study: Path) -> Source:
-    folder = StudyFolder(study)
-    record, space = folder.read_record(), folder.read_space()
-    if space is None or not folder.best.exists():
-        raise UserError(f"{study}: no candidate was trained yet; run the study first")
-    for name in space.get("blocks") or ():
-        load_file(folder.path / name)  # which may bring the task
-    task = TASKS[space["tasks"][0]["type"]].model_validate(space["tasks"][0])
-    metrics = json.loads((folder.best / "metrics.json").read_text(encoding="utf-8"))
-    amount = Training.model_validate(space["train"]).amount
-    origin = f"{metrics['name']} of the study {record['name']}, trained {amount} on {task.name}"
-    spec = load_spec(folder.best / "spec.yaml")
-    return Source(spec, task.ends, folder.best / "model.safetensors", origin)
-
-
-def _untrained(path: Path) -> Source:
-    return Source(load_spec(path), language(256), None, f"{path.name}, untrained")
-
-
-def _write(folder: Path, model: Model, chosen: Source) -> None:
+def _write(folder: Path, model: Model, origin: Origin) -> None:
     from safetensors.torch import save_file
 
-    folder.mkdir()
-    summary = chosen.spec.summary()
-    texts = {"model.py": model_source(model.architecture, chosen.ends, summary)}
-    texts |= needed_files(model.architecture, chosen.ends)
-    home = Path(str(standalone.__file__)).parent
-    copied = (*COPIED, *GENERATING) if chosen.ends.tied else COPIED
-    texts |= {name: (home / name).read_text(encoding="utf-8") for name in copied}
-    texts |= {f"{name}/__init__.py": f'"""{doc}"""\n' for name, doc in DOCSTRINGS.items()}
-    about = {"name": folder.name, "summary": summary, "origin": chosen.origin}
-    texts["__init__.py"] = _init(chosen, about)
-    texts["README.md"] = _readme(chosen, about)
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+    summary = origin.spec.summary()
+    about = {"name": folder.name, "summary": summary, "origin": origin.told, "torch": TORCH}
+    for name, text in (_code(model, origin) | _papers(origin, about)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     save_file(model.state_dict(), folder / "model.safetensors")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        inputs = model.ends.inputs(2, CHECKED)
+        outputs = model(inputs)[0]
+    save_file({"inputs": inputs, "outputs": outputs}, folder / "check.safetensors")
     weights = (folder / "model.safetensors").read_bytes()
     config = {
         "summary": summary,
-        "origin": chosen.origin,
-        "reads": asdict(chosen.ends.reads),
-        "gives": {"type": type(chosen.ends.gives).__name__, **asdict(chosen.ends.gives)},
+        "origin": origin.told,
+        "reads": asdict(origin.ends.reads),
+        "gives": {"type": type(origin.ends.gives).__name__, **asdict(origin.ends.gives)},
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "hash": chosen.spec.hash(),
+        "outputs_sha256": digest(outputs),
+        "hash": origin.spec.hash(),
         "archsearch": version("archsearch"),
         "torch": torch.__version__,
-        "spec": chosen.spec.model_dump(mode="json"),
+        "spec": origin.spec.model_dump(mode="json"),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _verify(folder: Path, model: Model) -> None:
-    """Loads the package in a fresh process and compares what it gives bit for bit."""
-    with torch.random.fork_rng(), torch.no_grad():
-        inputs = model.ends.inputs(1, 100)
-        ours = digest(model(inputs)[0])
-    torch.save(inputs, folder.parent / "inputs.pt")
+def _code(model: Model, origin: Origin) -> dict[str, str]:
+    """What is imported, by its place in the package."""
+    home = Path(str(standalone.__file__)).parent
+    copied = (*COPIED, *GENERATING) if origin.ends.tied else COPIED
+    texts = {"model.py": model_source(model.architecture, origin.ends, origin.spec.summary())}
+    texts |= needed_files(model.architecture, origin.ends)
+    texts |= {} if origin.ends.tied else {"__main__.py": CHECKING}
+    texts |= {name: (home / name).read_text(encoding="utf-8") for name in copied}
+    return texts | {f"{name}/__init__.py": f'"""{doc}"""\n' for name, doc in DOCSTRINGS.items()}
+
+
+def _papers(origin: Origin, about: dict[str, str]) -> dict[str, str]:
+    """What stands around the code, by its name."""
+    texts = {
+        "__init__.py": card.init(about, origin.ends),
+        "README.md": card.readme(about, origin.spec, origin.ends, origin.training),
+        "pyproject.toml": card.project(about),
+        "architecture.yaml": origin.spec.to_yaml(about["name"], ORIGINAL),
+        "LICENSE": distribution("archsearch").read_text("licenses/LICENSE") or "",
+    }
+    for name, file in block_files(origin.spec).items():
+        texts[f"{ORIGINAL}{name}"] = file.text
+    if origin.training is not None:
+        texts["training.json"] = json.dumps(origin.training, indent=1)
+    return texts
+
+
+def _verify(folder: Path) -> None:
+    """Lets the package check itself in a fresh process: what it gives is the same bit for bit."""
     probe = PROBE.format(home=str(folder.parent), name=folder.name, threads=torch.get_num_threads())
     command = [sys.executable, "-B", "-c", probe]  # -B leaves no __pycache__ in the package
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    theirs = run.stdout.strip()
-    if run.returncode or theirs != ours:
-        raise RuntimeError(f"the exported package differs: {ours} here, {theirs!r}\n{run.stderr}")
+    if run.returncode or run.stdout.strip() != "the same bits":
+        raise RuntimeError(f"the exported package differs: {run.stdout!r}\n{run.stderr}")
 
 
 def digest(logits: torch.Tensor) -> str:
@@ -153,91 +144,11 @@ def digest(logits: torch.Tensor) -> str:
 
 
 PROBE = """
-import hashlib, sys, torch
+import sys, torch
 sys.path.insert(0, {home!r})
 torch.set_num_threads({threads})
-import {name}
-with torch.no_grad():
-    y, _ = {name}.load()(torch.load({home!r} + "/inputs.pt"))
-data = bytes(y.contiguous().view(torch.uint8).flatten().tolist())
-print(hashlib.sha256(data).hexdigest())
+from {name}.check import check, config
+found = check()
+same = found["weights"] and found["digest"] == config["outputs_sha256"]
+print("the same bits" if same else found)
 """
-
-
-def _init(chosen: Source, about: dict[str, str]) -> str:
-    text = INIT.format(**about)
-    if chosen.ends.tied:
-        return text
-    return text.replace("from .generation import generate\n", "").replace('"generate", ', "")
-
-
-def _readme(chosen: Source, about: dict[str, str]) -> str:
-    reads, (read, given) = chosen.ends.reads, chosen.ends.shapes
-    if isinstance(reads, Tokens):
-        example = f"torch.randint({reads.vocab}, (1, 16))"
-    else:
-        example = f"torch.randn(1, 16, {reads.channels})"
-    y = given.split()[0]
-    use = [f"{reads.name} = {example}", f"{y}, state = model({reads.name})    # {given}"]
-    if chosen.ends.streams and chosen.spec.causal:
-        use.append(f"{y}, state = model({reads.name}[:, :1], state)   # goes on from the state")
-    about = {**about, "read": read, "use": "\n".join(use)}
-    return README.format(
-        **about,
-        loop=LOOP.format(**about) if chosen.ends.tied and chosen.spec.causal else "",
-        line=LINE.format(**about) if chosen.ends.tied and chosen.spec.causal else "",
-    )
-
-
-INIT = '''"""{summary}
-
-From archsearch: {origin}. Needs PyTorch and nothing else.
-"""
-
-import json
-from pathlib import Path
-
-from .generation import generate
-from .model import Model
-from .weights import load_weights
-
-HERE = Path(__file__).parent
-config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
-
-
-def load() -> Model:
-    """The model with its weights, in evaluation mode."""
-    model = Model()
-    model.load_state_dict(load_weights(HERE / "model.safetensors"))
-    return model.eval()
-
-
-__all__ = ["Model", "config", "generate", "load", "load_weights"]
-'''
-
-README = """# {name}
-
-{summary}
-
-{origin}.
-
-The folder is a Python package that imports PyTorch and nothing else; `model.py` is the
-architecture, line by line, over the files in `blocks/` and `kernels/`.
-
-```python
-import torch
-import {name}
-
-model = {name}.load()
-{use}
-{loop}```
-
-It reads {read}, any T >= 1. {line}The model trains like any `nn.Module`; `config.json` holds its
-spec, which archsearch reads back.
-"""
-
-LOOP = """for token in {name}.generate(model, tokens, steps=20):
-    print(token.item())
-"""
-
-LINE = '`python -m {name} "a prompt"` continues a prompt on the command line. '

@@ -92,11 +92,16 @@ class ModelSpec(Frozen):
         """One line that tells the architecture: `2 x (mamba | retention; gate), attention`."""
         return summarise(self.plan())
 
-    def to_yaml(self, name: str | None = None) -> str:
-        """The spec file of this architecture, every default written out."""
+    def to_yaml(self, name: str | None = None, home: str = "") -> str:
+        """The spec file of this architecture, every default written out.
+
+        Args:
+            name: what it is called by.
+            home: the folder of its block files, seen from the spec: "original/".
+        """
         document: dict[str, Any] = {"archsearch": 1, **({"name": name} if name else {})}
         if files := block_files(self):
-            document["blocks"] = list(files)  # by name: they belong beside the spec
+            document["blocks"] = [f"{home}{name}" for name in files]  # they belong beside it
         document["model"] = _type_first(self.model_dump(mode="json"))
         return reading.write(document)
 

@@ -100,11 +100,35 @@ def report(study: StudyPath) -> None:
 def export(
     source: Annotated[Path, typer.Argument(help="A study or a spec file.", metavar="STUDY|SPEC")],
     out: Annotated[Path, typer.Option(help="The new folder, a Python package.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Another than the best.")] = None,
 ) -> None:
     """Write the best architecture as a package that needs only PyTorch."""
     from archsearch.export import export as write
 
-    print(write(source, out))
+    print(write(source, out, trial=trial))
+
+
+@app.command()
+def generate(
+    source: Annotated[Path, typer.Argument(help="A study or a spec file.", metavar="STUDY|SPEC")],
+    prompt: Annotated[str, typer.Argument(help="Text, or ids where tokens are no bytes.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Another than the best.")] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Tokens to add.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest.")] = 0.7,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="From those that add up to it.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    device: Annotated[str, typer.Option(help="Where it runs.")] = "cpu",
+) -> None:
+    """Continue a prompt with the best of a study: a quick look at what it learned."""
+    from archsearch.generating import generating
+
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    told, pieces = generating(source, prompt, steps, trial=trial, device=device, **sampling)
+    print(told, file=sys.stderr)
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
 
 
 @bench.command()

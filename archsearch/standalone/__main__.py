@@ -1,37 +1,36 @@
-"""python -m MODEL "a prompt": continues a text, a byte at a time."""
+"""The command line of a model.
+
+python -m MODEL               is this copy whole, and does it compute what it did? (check.py)
+python -m MODEL "a prompt"    continues a text, a byte at a time
+"""
 
 import argparse
 import sys
 
-import torch
-
-from . import config, generate, load
+from . import check, config, load
+from .prompting import continued
 
 
 def main() -> None:
-    """Reads the arguments, streams the continuation to stdout."""
+    """Reads the arguments; checks, or streams a continuation to stdout."""
     parser = argparse.ArgumentParser(description=config["summary"])
-    parser.add_argument("prompt", help="text, or token ids with spaces if tokens are no bytes")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("prompt", nargs="?", help="what to continue; without it, a self-check")
+    parser.add_argument("--steps", type=int, default=200, help="tokens to add")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0: always the likeliest")
+    parser.add_argument("--top-k", type=int, help="draw from so many of the likeliest")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest that add up to it")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    vocab = config["reads"]["vocab"]
-    is_text = vocab == 256
-    tokens = list(args.prompt.encode()) if is_text else [int(t) for t in args.prompt.split()]
-    if not tokens or not all(0 <= t < vocab for t in tokens):
-        parser.error(f"the prompt needs one token or more, each below {vocab}")
-    seed = torch.Generator().manual_seed(args.seed)
-    prompt = torch.tensor([tokens])
-    stream = generate(
-        load(), prompt, args.steps, temperature=args.temperature, generator=seed
-    )  # fmt: skip
-    out = sys.stdout.buffer
-    out.write(args.prompt.encode() if is_text else b"")
-    for token in stream:
-        out.write(bytes([int(token)]) if is_text else f" {int(token)}".encode())
-        out.flush()
-    out.write(b"\n")
+    given = vars(parser.parse_args())
+    prompt = given.pop("prompt")
+    if prompt is None:
+        check.main()
+        return
+    try:
+        for piece in continued(load(), prompt, config["reads"]["vocab"], **given):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

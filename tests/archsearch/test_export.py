@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,16 +15,17 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from archsearch import build, reference
+from archsearch import build, cost, reference
 from archsearch.blocks import Family, Merge, Mixer
 from archsearch.blocks.decay import Decay
 from archsearch.blocks.moe import MoE
 from archsearch.catalogue import schema
 from archsearch.ends import Ends, language
 from archsearch.errors import UserError
-from archsearch.export import Source, _write, export
+from archsearch.export import _write, export
 from archsearch.folder import StudyFolder
 from archsearch.loading import load_spec
+from archsearch.origin import Origin
 from archsearch.spec import ModelSpec
 from archsearch.standalone.generation import generate
 from archsearch.workers import save_tensors
@@ -93,7 +95,7 @@ def check_the_same_bits(
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     package = f"exported_{name}"
-    _write(tmp_path / package, model, Source(spec, ends, None, "a test"))
+    _write(tmp_path / package, model, Origin(spec, ends, None, "a test"))
     monkeypatch.syspath_prepend(tmp_path)
     twin = importlib.import_module(package).load()
     inputs = ends.inputs(2, 70)
@@ -127,7 +129,7 @@ def test_only_what_is_used_comes_along(tmp_path: Path) -> None:
     _write(
         tmp_path / "m",
         build(MODELS["transformer"], vocab=5),
-        Source(MODELS["transformer"], language(5), None, "t"),
+        Origin(MODELS["transformer"], language(5), None, "t"),
     )
     files = {str(p.relative_to(tmp_path / "m")) for p in (tmp_path / "m").rglob("*.py")}
     assert {"blocks/attention.py", "blocks/swiglu.py", "model.py", "generation.py"} <= files
@@ -143,6 +145,16 @@ def test_only_what_is_used_comes_along(tmp_path: Path) -> None:
                 assert there or (root == "triton" and path.name in TRITON), f"{path}: {name}"
 
 
+SPEED = {
+    "batch": 4,
+    "length": 128,
+    "precision": "float32",
+    "train": {"tokens_per_second": 14045.9},
+    "decode": {"tokens_per_second": 1081.1},
+    "machine": {"accelerator": None, "cpu": "2 cores, AVX2", "threads": 1, "torch": "2.13.0"},
+}
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package from a study folder, with a fusion of everything recurrent."""
@@ -150,9 +162,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = StudyFolder(root / "study")
     fusion = spec({"type": "retention", "decay": "selective", "conv": 4}, merge="gate").model_copy()
     folder.write_space({"tasks": [{"type": "language"}], "train": {"steps": 3}})
-    folder.write_record({"name": "study"})
+    folder.write_record({"name": "study", "archsearch": "0.1.0", "counts": {"proposed": 9}})
     save_tensors(build(fusion, vocab=256).state_dict(), folder.weights(4))
-    folder.write_trial(4, fusion, {"name": "trial 4"})
+    about = {"loss": 2.5, "metrics": {"bits_per_byte": 3.61}}
+    runs = [{"split": split, "tasks": {"language": about}} for split in ("val", "test", "test")]
+    folder.write_trial(
+        4,
+        fusion,
+        {"number": 4, "name": "trial 4", "state": "trained", "runs": runs, "speed": SPEED},
+    )
     folder.publish_best(4)
     return export(folder.path, root / "my_model")
 
@@ -220,6 +238,11 @@ def test_it_runs_in_an_environment_with_torch_and_nothing_else(
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(b"import ")
     assert len(run.stdout) == len(b"import ") + 20 + 1
+    subprocess.run([python, "-m", "pip", "install", "--quiet", exported], check=True)
+    for arguments in ([], ["import ", "--steps", "5", "--top-p", "0.9"]):  # from anywhere
+        command = [python, "-W", "ignore", "-m", "my_model", *arguments]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True)
+        assert run.returncode == 0, run.stderr
 
 
 def test_config_and_readme_tell_what_it_is(exported: Path) -> None:
@@ -227,12 +250,74 @@ def test_config_and_readme_tell_what_it_is(exported: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     assert config["origin"] == "trial 4 of the study study, trained 3 steps on language"
     assert ModelSpec.model_validate(config["spec"]).hash() == config["hash"]
+    assert load_spec(exported / "architecture.yaml").hash() == config["hash"]
+    assert "Apache License" in (exported / "LICENSE").read_text()
+    training = json.loads((exported / "training.json").read_text())
+    assert training["trial"]["name"] == "trial 4"
+    assert training["recipe"]["steps"] == 3
+
+
+def test_the_readme_runs_and_has_the_figures(exported: Path, tmp_path: Path) -> None:
     readme = (exported / "README.md").read_text()
     assert "model = my_model.load()" in readme
-    code = readme.split("```python\n")[1].split("```")[0]
-    run = run_beside(exported, sys.executable, "-c", code)
+    code = "".join(part.split("```")[0] for part in readme.split("```python\n")[1:])
+    here = tmp_path / exported.name
+    here.symlink_to(exported)  # what the code leaves, it leaves here
+    run = run_beside(here, sys.executable, "-c", code)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.split()) == 20
+    assert (tmp_path / "state.pt").exists()
+    counted = cost(load_spec(exported / "architecture.yaml"), batch=1, seq_len=1024, vocab=256)
+    assert f"| parameters | {counted.parameters:,} |" in readme
+    assert "One of 9 proposals of the study study, by archsearch 0.1.0" in readme
+    assert "| language | bits_per_byte | 3.61 | 3.61 (2) |" in readme
+    assert "14,046 tokens per second in training; 1,081 tokens per second in decoding" in readme
+    assert "(batch 4, 128 tokens, float32; 2 cores, AVX2, 1 thread, torch 2.13.0)" in readme
+
+
+def checked(package: Path) -> subprocess.CompletedProcess[bytes]:
+    return run_beside(package, sys.executable, "-W", "ignore", "-m", package.name)
+
+
+def test_a_copy_checks_itself(exported: Path) -> None:
+    run = checked(exported)
+    assert run.returncode == 0, run.stderr
+    config = json.loads((exported / "config.json").read_text())
+    told = run.stdout.decode()
+    assert f"{config['parameters']} parameters" in told
+    assert "weights    as exported" in told
+    assert config["outputs_sha256"] in told or "within" in told
+    assert "streaming  within" in told
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "check.safetensors", "model.py"])
+def test_a_damaged_copy_says_so(exported: Path, tmp_path: Path, name: str) -> None:
+    """One weight changed, one output, one line of the model."""
+    copy = tmp_path / "my_model"
+    shutil.copytree(exported, copy)
+    data = bytearray((copy / name).read_bytes())
+    if name == "model.py":
+        text = data.decode()
+        line = next(line for line in text.splitlines() if " + " in line)
+        data = bytearray(text.replace(line, line.replace(" + ", " - ", 1)).encode())
+    else:
+        data[-1] ^= 0x40  # the exponent of the last number
+    (copy / name).write_bytes(data)
+    run = checked(copy)
+    assert run.returncode == 1
+    assert b"this copy is not what was exported" in run.stderr
+
+
+@pytest.mark.parametrize("text", ["", "1000 2", "x", "-1"])
+def test_a_prompt_without_sense_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(MODELS["mamba"].to_yaml())
+    folder = export(tmp_path / "s.yaml", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["reads"]["vocab"] = 255  # no bytes
+    (folder / "config.json").write_text(json.dumps(config))
+    run = run_beside(folder, sys.executable, "-W", "ignore", "-m", "m", "--", text)
+    assert run.returncode == 2
+    assert b"is no token; it must be ids below 255 with spaces between" in run.stderr
 
 
 def test_a_spec_can_be_exported_untrained(tmp_path: Path) -> None:

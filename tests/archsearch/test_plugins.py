@@ -176,6 +176,8 @@ def test_it_is_exported_with_its_imports_at_home(home: Path, monkeypatch) -> Non
     )
     assert "archsearch" not in text
     assert (out / "kernels" / "scan.py").exists()
+    assert "| `original/scale.py` | a block from elsewhere" in (out / "README.md").read_text()
+    assert load_spec(out / "architecture.yaml").hash() == load_spec(home / "spec.yaml").hash()
     monkeypatch.syspath_prepend(home)
     assert importlib.import_module("taken_away").load()(torch.zeros(1, 3, dtype=torch.long))
 
