@@ -3,11 +3,14 @@
 Figures come from the study's own files and the counters; what was not measured is not there.
 """
 
+import json
+from importlib.metadata import distribution
 from typing import Any
 
 from archsearch.catalogue import block_files
 from archsearch.costs import cost
 from archsearch.ends import Ends, Tokens
+from archsearch.origin import Origin
 from archsearch.recipe import Training
 from archsearch.spec import ModelSpec
 from archsearch.units import BYTES, COUNT, Cost
@@ -32,10 +35,22 @@ def project(about: dict[str, str]) -> str:
     return PROJECT.format(**about)
 
 
-def readme(
-    about: dict[str, str], spec: ModelSpec, ends: Ends, training: dict[str, Any] | None
-) -> str:
-    """README.md: use, costs, training, licence."""
+def papers(origin: Origin, name: str) -> dict[str, str]:
+    """What every form has beside its code, by name: the spec, its own blocks, training, licence."""
+    texts = {
+        "architecture.yaml": origin.spec.to_yaml(name, home="original/"),
+        "LICENSE": distribution("archsearch").read_text("licenses/LICENSE") or "",
+    }
+    for file, block in block_files(origin.spec).items():
+        texts[f"original/{file}"] = block.text
+    if origin.training is not None:
+        texts["training.json"] = json.dumps(origin.training, indent=1)
+    return texts
+
+
+def readme(about: dict[str, str], origin: Origin) -> str:
+    """README.md of a package: use, costs, training, files."""
+    spec, ends = origin.spec, origin.ends
     reads, (read, given) = ends.reads, ends.shapes
     if isinstance(reads, Tokens):
         example = f"torch.randint({reads.vocab}, (1, 16))"
@@ -52,14 +67,14 @@ def readme(
         use="\n".join(use),
         loop=LOOP.format(**about) if generates else "",
         generation=GENERATION.format(**about) if generates else "",
-        costs="\n".join(_costs(spec, ends)),
-        training="\n".join(_training(training)),
-        original="".join(ORIGINAL.format(name=name) for name in block_files(spec)),
+        costs="\n".join(costs(spec, ends)),
+        training="\n".join(training(origin.training)),
+        original=originals(spec),
     )
 
 
-def _costs(spec: ModelSpec, ends: Ends) -> list[str]:
-    """A table counted from the code."""
+def costs(spec: ModelSpec, ends: Ends) -> list[str]:
+    """The lines of a table counted from the code."""
     try:
         counted = cost(spec, ends, batch=1, seq_len=CONTEXT)
     except ValueError as error:  # a block of fixed length
@@ -76,15 +91,15 @@ def _costs(spec: ModelSpec, ends: Ends) -> list[str]:
     return [*head, *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def _training(training: dict[str, Any] | None) -> list[str]:
-    """What it learned, for how long, how well; and what was timed."""
-    if training is None:
+def training(about: dict[str, Any] | None) -> list[str]:
+    """Lines: what it learned, for how long, how well; and what was timed."""
+    if about is None:
         return ["It has not been trained: its weights are random."]
-    trial, recipe = training["trial"], Training.model_validate(training["recipe"])
+    trial, recipe = about["trial"], Training.model_validate(about["recipe"])
     runs = [run for run in trial["runs"] if run["split"] == "val"]
     lines = [
-        f"One of {training['counts']['proposed']} proposals of the study {training['study']}, "
-        f"by archsearch {training['archsearch']}. Each task was learned alone, from new weights, "
+        f"One of {about['counts']['proposed']} proposals of the study {about['study']}, "
+        f"by archsearch {about['archsearch']}. Each task was learned alone, from new weights, "
         f"for {recipe.amount}; the weights here are those of the first. `training.json` has all of "
         "it.",
         "",
@@ -92,12 +107,17 @@ def _training(training: dict[str, Any] | None) -> list[str]:
         "|---|---|---|---|",
     ]
     tests = [run for run in trial["runs"] if run["split"] == "test"]
-    for task, about in runs[0]["tasks"].items():
-        for metric, value in {"loss": about["loss"], **about["metrics"]}.items():
+    for task, scores in runs[0]["tasks"].items():
+        for metric, value in {"loss": scores["loss"], **scores["metrics"]}.items():
             finals = [{"loss": t["loss"], **t["metrics"]}[metric] for t in _tasks(tests, task)]
             mean = f"{sum(finals) / len(finals):.4g} ({len(finals)})" if finals else ""
             lines.append(f"| {task} | {metric} | {value:.4g} | {mean} |")
     return lines + _speed(trial.get("speed") or {})
+
+
+def originals(spec: ModelSpec) -> str:
+    """The lines of the table of files that tell of blocks from elsewhere."""
+    return "".join(ORIGINAL.format(name=name) for name in block_files(spec))
 
 
 def _tasks(runs: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
@@ -210,7 +230,8 @@ this copy is whole and computes what it computed where it was made.
 {original}"""
 
 ORIGINAL = (
-    "| `original/{name}` | a block from elsewhere as it came, of which `blocks/{name}` is made; "
+    "| `original/{name}` | a block from elsewhere as it came, of which the {name} of this model is "
+    "made; "
     "its author's licence holds for both |\n"
 )
 

@@ -1,154 +1,53 @@
-"""The architecture as a package of its own: readable source, weights, config, README; torch alone.
+"""Out of the toolkit: the best of a study, a trial of it, or a spec, as a folder of its own.
 
-    my_model/  __init__.py  model.py  weights.py  check.py  __main__.py
-               generation.py  prompting.py     of a model that predicts tokens
-               blocks/  kernels/               the files used, as they are here
-               model.safetensors  config.json  architecture.yaml
-               check.safetensors               inputs, and what they gave here
-               training.json                   of a model that a study trained
-               original/                       blocks from elsewhere as they came
-               README.md  LICENSE  pyproject.toml
+    package    Python that imports torch alone (package.py)
+    hf         what `AutoModelForCausalLM.from_pretrained` loads (hub.py)
 
-The folder is written aside, loaded in a fresh process, and its logits compared bit for bit with the
-model here; only then does it get its name.
+The folder is written aside, loaded in a fresh process, and what it gives compared bit for bit with
+the model here; only then does it get its name.
 """
 
-import hashlib
-import json
 import keyword
 import os
-import subprocess
-import sys
 import tempfile
-from dataclasses import asdict
-from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from archsearch import card, standalone
-from archsearch.catalogue import block_files
+from archsearch import hub, package
 from archsearch.errors import UserError
-from archsearch.model import Model
-from archsearch.origin import Origin, origin_of
-from archsearch.source import model_source, needed_files
+from archsearch.origin import origin_of
 
-COPIED = ("weights.py", "check.py")
-GENERATING = ("generation.py", "prompting.py", "__main__.py")
-CHECKING = '"""python -m MODEL: is this copy whole?"""\n\nfrom .check import main\n\nmain()\n'
-TORCH = ".".join(torch.__version__.split(".")[:2])
-ORIGINAL = "original/"
-CHECKED = 32
-"""Positions of the inputs that a copy is checked with, two sequences."""
-DOCSTRINGS = {"blocks": "The blocks that this model uses.", "kernels": "The operators under them."}
+Format = Literal["package", "hf"]
+WRITERS = {"package": package, "hf": hub}
 
 
-def export(source: str | Path, out: str | Path, *, trial: int | None = None) -> Path:
-    """Writes the best architecture of a study, or a spec with untrained weights, as a package.
+def export(
+    source: str | Path, out: str | Path, *, trial: int | None = None, format: Format = "package"
+) -> Path:
+    """Writes the best architecture of a study, or a spec with untrained weights, as a folder.
 
     Args:
         source: a study's folder, or a spec file.
-        out: the folder to make; its name is the package's name.
+        out: the folder to make; its name is the name of the model.
         trial: a trial of the study's in place of its best candidate.
+        format: in which form.
 
     Raises:
-        UserError: nothing to export, the folder exists, or its name cannot be imported.
+        UserError: nothing to export, not in this form, the folder exists, or its name cannot be
+            imported.
     """
-    out = Path(out).absolute()
+    out, writer = Path(out).absolute(), WRITERS[format]
     if not out.name.isidentifier() or keyword.iskeyword(out.name):
         raise UserError(f"{out.name!r} cannot be imported; name the folder like a Python package")
     if out.exists():
         raise UserError(f"{out} exists; choose another --out or delete it")
     origin = origin_of(source, trial)
+    writer.require(origin)
     model = origin.model()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
         folder = Path(aside) / out.name
-        _write(folder, model, origin)
-        _verify(folder)
+        writer.write(folder, model, origin)
+        writer.verify(folder, model)
         os.replace(folder, out)
     return out
-
-
-def _write(folder: Path, model: Model, origin: Origin) -> None:
-    from safetensors.torch import save_file
-
-    summary = origin.spec.summary()
-    about = {"name": folder.name, "summary": summary, "origin": origin.told, "torch": TORCH}
-    for name, text in (_code(model, origin) | _papers(origin, about)).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    save_file(model.state_dict(), folder / "model.safetensors")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        inputs = model.ends.inputs(2, CHECKED)
-        outputs = model(inputs)[0]
-    save_file({"inputs": inputs, "outputs": outputs}, folder / "check.safetensors")
-    weights = (folder / "model.safetensors").read_bytes()
-    config = {
-        "summary": summary,
-        "origin": origin.told,
-        "reads": asdict(origin.ends.reads),
-        "gives": {"type": type(origin.ends.gives).__name__, **asdict(origin.ends.gives)},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "outputs_sha256": digest(outputs),
-        "hash": origin.spec.hash(),
-        "archsearch": version("archsearch"),
-        "torch": torch.__version__,
-        "spec": origin.spec.model_dump(mode="json"),
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-
-
-def _code(model: Model, origin: Origin) -> dict[str, str]:
-    """What is imported, by its place in the package."""
-    home = Path(str(standalone.__file__)).parent
-    copied = (*COPIED, *GENERATING) if origin.ends.tied else COPIED
-    texts = {"model.py": model_source(model.architecture, origin.ends, origin.spec.summary())}
-    texts |= needed_files(model.architecture, origin.ends)
-    texts |= {} if origin.ends.tied else {"__main__.py": CHECKING}
-    texts |= {name: (home / name).read_text(encoding="utf-8") for name in copied}
-    return texts | {f"{name}/__init__.py": f'"""{doc}"""\n' for name, doc in DOCSTRINGS.items()}
-
-
-def _papers(origin: Origin, about: dict[str, str]) -> dict[str, str]:
-    """What stands around the code, by its name."""
-    texts = {
-        "__init__.py": card.init(about, origin.ends),
-        "README.md": card.readme(about, origin.spec, origin.ends, origin.training),
-        "pyproject.toml": card.project(about),
-        "architecture.yaml": origin.spec.to_yaml(about["name"], ORIGINAL),
-        "LICENSE": distribution("archsearch").read_text("licenses/LICENSE") or "",
-    }
-    for name, file in block_files(origin.spec).items():
-        texts[f"{ORIGINAL}{name}"] = file.text
-    if origin.training is not None:
-        texts["training.json"] = json.dumps(origin.training, indent=1)
-    return texts
-
-
-def _verify(folder: Path) -> None:
-    """Lets the package check itself in a fresh process: what it gives is the same bit for bit."""
-    probe = PROBE.format(home=str(folder.parent), name=folder.name, threads=torch.get_num_threads())
-    command = [sys.executable, "-B", "-c", probe]  # -B leaves no __pycache__ in the package
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode or run.stdout.strip() != "the same bits":
-        raise RuntimeError(f"the exported package differs: {run.stdout!r}\n{run.stderr}")
-
-
-def digest(logits: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    data = bytes(logits.contiguous().view(torch.uint8).flatten().tolist())
-    return hashlib.sha256(data).hexdigest()
-
-
-PROBE = """
-import sys, torch
-sys.path.insert(0, {home!r})
-torch.set_num_threads({threads})
-from {name}.check import check, config
-found = check()
-same = found["weights"] and found["digest"] == config["outputs_sha256"]
-print("the same bits" if same else found)
-"""

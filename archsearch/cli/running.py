@@ -13,6 +13,7 @@ bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 Place = Literal["local", "ray", "postgresql"]
+Form = Literal["package", "hf"]
 StudyPath = Annotated[Path, typer.Argument(help="A study's folder.", metavar="STUDY")]
 
 
@@ -101,11 +102,12 @@ def export(
     source: Annotated[Path, typer.Argument(help="A study or a spec file.", metavar="STUDY|SPEC")],
     out: Annotated[Path, typer.Option(help="The new folder, a Python package.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Another than the best.")] = None,
+    format: Annotated[Form, typer.Option(help="PyTorch alone, or for transformers.")] = "package",
 ) -> None:
-    """Write the best architecture as a package that needs only PyTorch."""
+    """Write the best architecture as a folder that needs archsearch no more."""
     from archsearch.export import export as write
 
-    print(write(source, out, trial=trial))
+    print(write(source, out, trial=trial, format=format))
 
 
 @app.command()

@@ -22,10 +22,11 @@ from archsearch.blocks.moe import MoE
 from archsearch.catalogue import schema
 from archsearch.ends import Ends, language
 from archsearch.errors import UserError
-from archsearch.export import _write, export
+from archsearch.export import export
 from archsearch.folder import StudyFolder
 from archsearch.loading import load_spec
 from archsearch.origin import Origin
+from archsearch.package import write
 from archsearch.spec import ModelSpec
 from archsearch.standalone.generation import generate
 from archsearch.workers import save_tensors
@@ -95,7 +96,7 @@ def check_the_same_bits(
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     package = f"exported_{name}"
-    _write(tmp_path / package, model, Origin(spec, ends, None, "a test"))
+    write(tmp_path / package, model, Origin(spec, ends, None, "a test"))
     monkeypatch.syspath_prepend(tmp_path)
     twin = importlib.import_module(package).load()
     inputs = ends.inputs(2, 70)
@@ -126,7 +127,7 @@ TRITON = {  # imported on a GPU only
 
 
 def test_only_what_is_used_comes_along(tmp_path: Path) -> None:
-    _write(
+    write(
         tmp_path / "m",
         build(MODELS["transformer"], vocab=5),
         Origin(MODELS["transformer"], language(5), None, "t"),
