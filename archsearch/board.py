@@ -208,6 +208,11 @@ def message(job: Job, text: str) -> Message:
     return kinds[data.pop("kind")](job, **data)
 
 
+def stops(text: str) -> bool:
+    """Whether an end that was written is none of the trial's: the study stops by it."""
+    return json.loads(text).get("cause") in ("disk_full", "unseen")
+
+
 @contextmanager
 def unless_lost() -> Iterator[None]:
     """Ends a worker whose server is gone: no failure of its job, whose checkpoint stays."""

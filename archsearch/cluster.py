@@ -222,14 +222,12 @@ class Tasks(AbstractContextManager["Tasks"]):
     def _next(self, stream: Any) -> Message:
         """What a task said, or how it ended otherwise."""
         import ray
-        from ray.exceptions import OutOfMemoryError, RayError
+        from ray.exceptions import RayError
 
         job = self.streams[stream]
         try:
             return cast(Message, ray.get(next(stream)))
-        except OutOfMemoryError as error:
-            return Failed(job, "out_of_memory", str(error))
-        except RayError as error:
+        except RayError as error:  # out of a node's memory among them: by whom, nobody says
             return Failed(job, "died", f"{type(error).__name__}: {error}".splitlines()[0])
 
     def _hope(self) -> None:

@@ -8,7 +8,6 @@ what workers are at when it dies they go on with, and the next driver hears of i
 """
 
 import multiprocessing
-import os
 import secrets
 import signal
 import sys
@@ -17,14 +16,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from threading import Thread
 from typing import Any
 
 from archsearch import preflight, ram
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.storing import masked
-from archsearch.workers import Failed, Job, Message, Progress, run_job, unseen
+from archsearch.workers import Failed, Job, Message, Progress, end_with_parent, run_job, unseen
 
 SAY_EVERY = 1.0
 """Seconds between two words of a job on how far it is."""
@@ -47,14 +45,12 @@ def _serve(url: str, study: str, me: int, device: str) -> None:
     from archsearch.board import Board, unless_lost
 
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
     try:
         board = Board(url, study)
     except UserError:  # its parent counts those
         sys.exit(BARREN)
     board.enlist(me)
-    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    end_with_parent()
     while True:
         with unless_lost():
             claimed = board.claim(me)
@@ -188,8 +184,15 @@ class Hands(AbstractContextManager["Hands"]):
         self.said: dict[str, str] = {}
 
     def __enter__(self) -> "Hands":
-        """What workers left that died while nobody drove is for others."""
+        """What workers left that died while nobody drove is for others.
+
+        What stopped the last driver, a full disk or a folder unseen, may be no more: it is asked
+        again.
+        """
+        from archsearch.board import stops
+
         rows = self.board.rows()
+        self.board.drop([row.key for row in rows if row.ended and stops(row.ended)])
         self.board.free([*{row.worker for row in rows if row.worker} - self.board.alive()])
         return self
 
@@ -231,7 +234,7 @@ class Hands(AbstractContextManager["Hands"]):
         yield from news
 
     def _news(self) -> Iterator[Message]:
-        from archsearch.board import message
+        from archsearch.board import message, stops
 
         rows = [row for row in self.board.rows() if row.key in self.jobs]
         alive = self.board.alive()  # after the rows: who claimed one was alive then
@@ -240,7 +243,7 @@ class Hands(AbstractContextManager["Hands"]):
             if ended is not None:
                 del self.jobs[key]
                 end = message(job, ended)
-                if isinstance(end, Failed) and end.cause in ("disk_full", "unseen"):
+                if stops(ended):
                     self.board.drop([key])  # the study stops by it, and goes on without it
                 self.over.append(key)
                 yield end

@@ -24,7 +24,7 @@ from archsearch.engines import Engine, Workers
 from archsearch.errors import UserError
 from archsearch.folder import StudyFolder
 from archsearch.jobs import Jobs
-from archsearch.ledger import STARTED, Entry
+from archsearch.ledger import STARTED, Entry, Ledger
 from archsearch.proposing import Proposer
 from archsearch.racing import Race
 from archsearch.record import Record
@@ -70,11 +70,15 @@ class Driver:
         samplers.require(self.file.search.sampler)
         for task in self.file.tasks:
             task.prepare()
+        self.require_same()
+        preflight.feasible(self.space, self.seed)
+
+    def require_same(self) -> None:
+        """UserError when the folder is of another study, or of other blocks and kernels."""
         preflight.require_same_space(self.folder, self.document())
         preflight.require_same_blocks(self.folder, self.space)
         preflight.require_same_sources(self.folder)
         preflight.require_same_checkpoints(self.folder)
-        preflight.feasible(self.space, self.seed)
 
     def document(self) -> dict[str, Any]:
         """The space as this study resolves it."""
@@ -84,8 +88,14 @@ class Driver:
         return data
 
     def open(self, storage: RDBStorage) -> None:
-        """Creates or loads the study, and takes up what an earlier process left unfinished."""
+        """Creates or loads the study, and takes up what an earlier process left unfinished.
+
+        What is wrong is found once more: another process may have begun a study here meanwhile.
+        """
+        self.require_same()
         stored = storing.study_in(storage, self.space.name, len(self.file.objectives))
+        known = Ledger(stored.get_trials(deepcopy=False))
+        preflight.require_same_trials(self.folder, known, storing.masked(storage.url))
         if not self.engine.at_work:
             self.folder.clear()
         self.settled = self.folder.finished(self.trials)
@@ -101,7 +111,6 @@ class Driver:
                 self.close(entry, trial)  # the result was written, the storage not yet told
         self.left_over = [self.jobs.search(entry) for entry in self.ledger.having("training")]
         trials = self.folder.read_trials()
-        preflight.require_same_trials(self.folder, self.ledger, storing.masked(storage.url))
         for trial in trials:
             self._recall(trial)
         search, final = self.file.search, self.file.final
@@ -289,11 +298,14 @@ class Driver:
         known = sum(e.kind == "baseline" for e in self.ledger.entries.values())
         baselines = len(self.file.baselines) - known + len(started)  # some are over budget
         finals = (self.file.final.top + baselines) * self.file.final.seeds
-        jobs = self.trials + baselines * search.seeds + self.race.begun + finals
+        wanted = self.trials
+        if self.proposer.exhausted:  # no more will come than there are
+            wanted = len(self.ledger.having(*STARTED, kind="candidate"))
+        jobs = wanted + baselines * search.seeds + self.race.begun + finals
         left = jobs - self.jobs_done
         open_ended = phase == "search" and search.eta is not None  # how many go on?
         mean = None if open_ended or not self.seconds else statistics.fmean(self.seconds)
-        seconds_left = None if mean is None else mean * max(0, left) / workers
+        seconds_left = None if mean is None else mean * max(0, left) / max(1, workers)
         return Status(self.ledger, self.running, phase, jobs, self.jobs_done, seconds_left)
 
 

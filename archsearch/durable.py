@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,18 +26,19 @@ def is_full(error: BaseException) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to, which takes the place of `path` when it is whole and on disk.
 
-    It is this process' own: two that write the same file do not meet in it. What fails leaves
-    nothing behind; what is killed leaves the neighbour, `.NAME.PID.partial`.
+    It is this writer's own: two that write the same file, on whatever machines, do not meet in it.
+    What fails leaves nothing behind; what is killed leaves the neighbour, `.NAME.PID-XXXX.partial`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    mine = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{mine}.partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync(path.parent)  # the new name is on disk too
+    sync(path.parent)  # the new name is on disk too
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -45,7 +47,8 @@ def write_atomic(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

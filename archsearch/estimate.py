@@ -120,7 +120,7 @@ def estimate(space: Space, workers: int, device: str) -> Estimate:
         least=ends[0] / workers + alone,
         most=ends[-1] / workers + alone,
         measuring=alone,
-        memory=max(peak(spec, file.tasks) for spec in specs),
+        memory=max(peak(spec, file.tasks) for spec in (*specs, *within)),
     )
 
 

@@ -40,8 +40,8 @@ class Individual:
 
     Attributes:
         genes: what was decided.
-        rank: less is better: by how much it is over soft budgets (Deb 2000), then how far it came,
-            then its front, its crowding and its objectives (ranking.py).
+        rank: less is better: seeds on which it failed, by how much it is over soft budgets (Deb
+            2000), how far it came, its front, its crowding and its objectives (ranking.py).
     """
 
     genes: Genes

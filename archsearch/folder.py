@@ -21,7 +21,7 @@ from typing import Any
 
 from archsearch import reading
 from archsearch.catalogue import block_files
-from archsearch.durable import write_atomic
+from archsearch.durable import sync, write_atomic
 from archsearch.errors import UserError
 from archsearch.loading import load_spec
 from archsearch.plugins import BlockFile
@@ -142,7 +142,9 @@ class StudyFolder:
     def read_trials(self) -> list[dict[str, Any]]:
         """The metrics of every trial that ended, by number."""
         root = self.path / "trials"
-        numbers = sorted(int(p.name) for p in root.iterdir()) if root.is_dir() else []
+        numbers = (
+            sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
+        )
         return [trial for n in numbers if (trial := self.read_trial(n)) is not None]
 
     def read_spec(self, number: int) -> ModelSpec:
@@ -160,7 +162,7 @@ class StudyFolder:
         """Whether it has all of a study of so many trials."""
         if not self.record.exists() or not self.read_record()["finished"]:
             return False
-        return (self.read_space() or {})["search"]["trials"] == trials
+        return self.read_record()["trials"] == trials
 
     def write_record(self, record: dict[str, Any]) -> None:
         write_atomic(self.record, json.dumps(record, indent=1))
@@ -184,18 +186,26 @@ class StudyFolder:
 
     @property
     def best_number(self) -> int | None:
-        """Whose copy best/ is; None if there is none."""
-        path = self.best / "metrics.json"
-        return _json(path)["number"] if path.exists() else None
+        """Whose copy best/ is; None if there is none, or none that can be read: it is made anew."""
+        try:
+            return _json(self.best / "metrics.json")["number"]
+        except (FileNotFoundError, UserError):
+            return None
 
     def publish_best(self, number: int) -> None:
-        """Copies a trial into best/, replacing what was there in one step."""
+        """Copies a trial into best/, on disk before it takes the place of what was there.
+
+        Who is killed between the two renames leaves none; whoever goes on publishes it again.
+        """
         partial, old = self.path / ".best.partial", self.path / ".best.old"
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished = shutil.ignore_patterns("*.checkpoint", ".*.partial")  # of a further seed
         shutil.copytree(self.trial(number), partial, ignore=unfinished)
+        for path in (*partial.iterdir(), partial):
+            sync(path)
         if self.best.exists():
             self.best.rename(old)
         partial.rename(self.best)
+        sync(self.path)
         shutil.rmtree(old, ignore_errors=True)

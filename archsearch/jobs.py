@@ -78,9 +78,10 @@ class Jobs:
     def _alive(self, entry: Entry) -> dict[str, Any]:
         """The rates of a candidate that waits, without those at which it diverged."""
         waiting = (self.folder.read_trial(entry.number) or {}).get("waiting")
-        rates = waiting["losses_by_lr"] if waiting else []
-        alive = [lr for lr, loss in rates if loss is not None]
-        return {"lr": alive} if len(alive) < len(rates) else {}
+        if not waiting:
+            return {}
+        alive = [lr for lr, loss in waiting["losses_by_lr"] if loss is not None]
+        return {"lr": alive} if len(alive) < len(self.file.train.rates) else {}
 
     def _chosen(self, run: dict[str, Any]) -> dict[str, Any]:
         """The recipe at the rate that the search chose, not to be chosen again on the test."""

@@ -66,13 +66,19 @@ class Entry:
 
 
 class Ledger:
-    """All entries by trial number."""
+    """All entries by trial number.
+
+    A row that says another number than its own is of a process that wrote beside this one and was
+    told so; it counts for nothing.
+    """
 
     def __init__(self, trials: list[FrozenTrial]) -> None:
         self.entries: dict[int, Entry] = {}
         for trial in trials:
             if ATTRIBUTE in trial.user_attrs:
-                self.add(Entry(**trial.user_attrs[ATTRIBUTE]))
+                entry = Entry(**trial.user_attrs[ATTRIBUTE])
+                if entry.number == trial.number:
+                    self.add(entry)
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.number] = entry

@@ -2,8 +2,8 @@
 
 The driver is the only one that writes the study. A worker that dies takes its own job with it and
 nothing else: the pipe closes, the driver hears of it at once and starts another. Workers ignore
-Ctrl-C (the driver decides) and end when the driver's end of the pipe closes. When memory runs short
-the largest is ended, and one less works from then on.
+Ctrl-C (the driver decides) and end with the driver, at once. When memory runs short the largest is
+ended, and one less works from then on.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from archsearch import ram
-from archsearch.workers import Done, Failed, Job, Message, run_job
+from archsearch.workers import Done, Failed, Job, Message, end_with_parent, run_job
 
 
 def _serve(pipe: Connection) -> None:
@@ -23,6 +23,7 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)  # two spinning thread pools on shared cores are slower than one thread
 
     def report(message: Message) -> None:

@@ -75,8 +75,15 @@ def require_same_space(folder: StudyFolder, here: dict[str, Any]) -> None:
 
 def require_same_trials(folder: StudyFolder, ledger: Ledger, url: str) -> None:
     """UserError when a storage and a folder are of two studies."""
-    there = {trial["number"] for trial in folder.read_trials()}
+    hashes = {trial["number"]: trial["hash"] for trial in folder.read_trials()}
+    there = hashes.keys()
     missing, unknown = ledger.numbers("trained") - there, there - ledger.entries.keys()
+    others = [n for n in there & ledger.entries.keys() if hashes[n] != ledger.entries[n].hash]
+    if others:
+        raise UserError(
+            f"{folder.path}: its trials {sorted(others)} are other architectures than those of "
+            f"{url}; name the storage it was run with by --storage, or another folder"
+        )
     if missing:
         raise UserError(
             f"{url}: its study has trials {sorted(missing)} that {folder.path} has not; name the "

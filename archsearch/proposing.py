@@ -40,7 +40,7 @@ class Proposer:
         self.trials = Trials(stored, self.manner.make(seed + len(past)))
         self.whole = covering.decisions(space) if self.manner.whole else {}
         self.rng = random.Random(seed + len(past))
-        for number in [*self.trials.open]:
+        for number in self.trials.open.keys() & self.ledger.entries.keys():
             self._tell_again(self.ledger.entries[number])
 
     def next(self) -> Entry | None:

@@ -65,7 +65,9 @@ def noise(losses: Mapping[int, Losses], unselected: Collection[int] = ()) -> Noi
     """
     rows = {key: row for key, row in losses.items() if len(_known(row)) > 1}
     known = {key: row for key, row in rows.items() if key in unselected}
-    effects, _, _ = _fit(known if len(known) > 1 else rows)
+    effects = _fit(rows)[0]
+    if len(known) > 1:
+        effects |= _fit(known)[0]  # a seed that none of those has is known by the others
     means = {
         key: statistics.fmean(loss - effects.get(seed, 0.0) for seed, loss in cells.items())
         for key, row in losses.items()

@@ -39,6 +39,7 @@ class Record:
                 "seeds": {"search": self.jobs.seeds, "final": self.jobs.fresh},
                 **self.environment,
                 **self.times,
+                "trials": proposer.wanted,
                 "finished": finished.isoformat(timespec="seconds") if finished else None,
                 "exhausted": proposer.exhausted,
                 "counts": ledger.counts(),

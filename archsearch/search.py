@@ -24,7 +24,7 @@ class Result:
 
     folder: Path
     best: ModelSpec | None
-    """The candidate with the lowest validation loss, if any was trained."""
+    """The leading candidate, if any was trained: see Ledger.ranking."""
     best_entry: Entry | None
     counts: dict[str, Any]
     exhausted: bool

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -69,15 +70,21 @@ class Trials:
             self.stored._storage.set_trial_state_values(known, state, values)
 
     def _write(self, known: int, entry: Entry) -> None:
-        self.stored._storage.set_trial_user_attr(known, ATTRIBUTE, asdict(entry))
+        try:
+            self.stored._storage.set_trial_user_attr(known, ATTRIBUTE, asdict(entry))
+        except UpdateFinishedTrialError:
+            raise self._beside(f"trial {entry.number} was closed in its storage") from None
 
     def _add(self, number: int) -> int:
         """Puts a trial into the storage as it is in memory; its id there."""
-        storage, name = self.stored._storage, self.stored.study_name
+        storage = self.stored._storage
         added = storage.create_new_trial(self.stored._study_id, self.all[number])
         if (there := storage.get_trial_number_from_id(added)) != number:
-            raise UserError(
-                f"study {name}: trial {number} became trial {there} of its storage, so another "
-                "process writes to it; stop that one, or give either its own storage (--storage)"
-            )
+            raise self._beside(f"trial {number} became trial {there} of its storage")
         return added
+
+    def _beside(self, what: str) -> UserError:
+        return UserError(
+            f"study {self.stored.study_name}: {what}, so another process writes to it; stop that "
+            "one, or give either its own storage (--storage)"
+        )

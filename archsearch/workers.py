@@ -1,10 +1,12 @@
 """Jobs, the messages of who does them, and how they are done: anywhere, with plain data alone."""
 
+import multiprocessing
 import os
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 from archsearch.durable import is_full, replacing
@@ -71,6 +73,16 @@ class Failed:
 
 
 Message = Progress | Done | Failed
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, whatever it is at.
+
+    Two that train one trial would take each other's checkpoint away.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def unseen(job: Job) -> Failed | None:

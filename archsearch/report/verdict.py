@@ -129,7 +129,7 @@ def spread(losses: list[float]) -> str:
 def _unsettled(best: Trial, baselines: list[Trial]) -> str:
     others = ", ".join(f"{b.name} {b.loss:.3f}" for b in baselines)
     return (
-        f"{best.name} has the lowest validation loss of the candidates, {best.loss:.3f} "
+        f"{best.name} leads the candidates with a validation loss of {best.loss:.3f} "
         f"(baselines: {others or 'none trained'}). These are validation losses, by which "
         f"it was chosen: {best.name} has no final runs yet."
     )

@@ -225,25 +225,29 @@ def test_what_the_dead_had_is_for_others(boards: Callable[[], Any], tmp_path: Pa
 def test_what_no_trial_has_failed_by_is_not_heard_twice(
     boards: Callable[[], Any], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next driver posts the job anew; what others ended meanwhile it hears at once."""
+    """The next driver posts the job anew; what others ended meanwhile it hears at once.
+
+    Of several that found no room, the driver hears one and stops: the others' are old news too.
+    """
     from archsearch.board import key
     from archsearch.crew import Crew
 
     monkeypatch.setattr(Crew, "tend", lambda self: None)
-    full, done = job(0, tmp_path), job(1, tmp_path)
+    full, done, late = (job(number, tmp_path) for number in range(3))
     one = boards()
     one.enlist(1)
     with Crew("cpu", server.url, "small", 1) as crew:
         with suppress(OSError), crew.workers() as hands:
-            for each, end in ((full, Failed(full, "disk_full", "full")), (done, Done(done, {}))):
+            ends = (Failed(full, "disk_full", ""), Done(done, {}), Failed(late, "disk_full", ""))
+            for each, end in zip((full, done, late), ends, strict=True):
                 hands.submit(each)
                 number, _ = one.claim(1)
                 assert one.say(number, 1, end)
             assert next(hands.messages(0)).job == full
             raise OSError("full")  # as the driver does
-        assert [row.key for row in one.rows()] == [key(done)]
+        assert [row.key for row in one.rows()] == [key(done), key(late)]
         with crew.workers() as hands:
-            for each in (full, done):
+            for each in (full, done, late):
                 hands.submit(each)
             assert [message.job for message in hands.messages(0)] == [done]
             assert one.claim(1)[1] == full

@@ -7,12 +7,15 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.storages import RDBStorage
@@ -211,6 +214,70 @@ def test_the_best_is_copied_without_what_is_being_trained(tmp_path: Path) -> Non
     assert {path.name for path in folder.best.iterdir()} == {"metrics.json", "spec.yaml"}
 
 
+def test_a_best_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
+    """A power cut may leave its files empty: it is a copy, and no reason to begin a study anew."""
+    folder = StudyFolder(tmp_path / "s")
+    write_atomic(folder.trial(4) / "metrics.json", '{"number": 4}')
+    folder.publish_best(4)
+    assert folder.best_number == 4
+    (folder.best / "metrics.json").write_bytes(b"")
+    assert folder.best_number is None
+    folder.publish_best(4)
+    assert folder.best_number == 4
+
+
+def test_a_stray_file_among_the_trials_is_no_trial(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "s")
+    write_atomic(folder.trial(4) / "metrics.json", '{"number": 4}')
+    (folder.path / "trials" / ".DS_Store").write_text("")
+    assert [trial["number"] for trial in folder.read_trials()] == [4]
+
+
+def test_a_rate_that_diverged_stays_out(small: Callable[..., Space], tmp_path: Path) -> None:
+    """Behind every rung, the second one too."""
+    space = small()
+    train = space.file.train.model_copy(update={"lr": [1e-3, 1e-2, 1.0]})
+    space.file = space.file.model_copy(update={"train": train})
+    spec = space.sample(0)
+    entry = Entry(0, "candidate", "trial 0", "training", spec=spec.model_dump(mode="json"))
+    folder = StudyFolder(tmp_path / "s")
+    for known, kept in (
+        ([[1e-3, 1.0], [1e-2, 1.1], [1.0, None]], [1e-3, 1e-2]),
+        ([[1e-3, 1.0], [1e-2, None]], [1e-3]),
+        ([[1e-3, 1.0]], [1e-3]),
+    ):
+        folder.write_trial(0, spec, {"waiting": {"losses_by_lr": known}})
+        assert Jobs(space, folder, "cpu", 0).search(entry).training["lr"] == kept
+    folder.write_trial(0, spec, {})
+    assert Jobs(space, folder, "cpu", 0).search(entry).training["lr"] == [1e-3, 1e-2, 1.0]
+
+
+def test_a_killed_driver_takes_its_workers_along() -> None:
+    """At once, whatever they are at."""
+    code = """
+import multiprocessing, os, time
+from archsearch.workers import end_with_parent
+
+def work():
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work).start()
+    time.sleep(60)
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    worker = int(driver.stdout.readline())
+    assert psutil.pid_exists(worker)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    gone, _ = psutil.wait_procs([psutil.Process(worker)] if psutil.pid_exists(worker) else [], 10)
+    assert not psutil.pid_exists(worker) or gone
+
+
 def test_no_room_is_known_as_such(tmp_path: Path) -> None:
     """As Python, torch, and a database tell of it; other errors are not."""
     errors: list[Exception] = [OSError(errno.EDQUOT, "quota")]
@@ -301,6 +368,7 @@ def test_a_worker_whose_driver_is_gone_leaves_the_checkpoint(
     """Its job has not failed: the next driver goes on from there."""
     monkeypatch.setattr("archsearch.training.SAVE_EVERY", 0.0)
     monkeypatch.setattr("archsearch.pool.signal.signal", lambda *_: None)
+    monkeypatch.setattr("archsearch.pool.end_with_parent", lambda: None)  # it is the test's own
     space = small()
     entry = Entry(
         0, "candidate", "trial 0", "training", spec=space.sample(0).model_dump(mode="json")

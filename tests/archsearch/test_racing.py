@@ -45,6 +45,13 @@ def test_what_is_the_sum_of_both_is_told_apart(data: st.DataObject) -> None:
     assert found.sigma is None or found.sigma < 1e-9
 
 
+def test_a_seed_that_no_baseline_has_is_known_by_the_others() -> None:
+    """Both baselines failed on it, and it is hard for all: whoever ran it is no worse for that."""
+    table = {0: [2.0, None, 2.3], 1: [3.0, None, 3.3], 2: [1.0, 1.5, 1.3], 3: [1.1, 1.6]}
+    found = noise(table, {0, 1})
+    assert [found.means[i] for i in table] == pytest.approx([2.0, 3.0, 1.0, 1.1])
+
+
 def test_the_noise_floor_is_that_of_the_runs() -> None:
     """Its square is right in the mean, however uneven the table; the worth of each is too."""
     rng, sigma, worth = random.Random(0), 0.3, [1.0, 1.2, 2.0, 0.5]
@@ -354,7 +361,7 @@ def test_a_run_of_the_race_that_fails_is_told_and_no_trial_is_lost(
 def test_a_folder_of_another_storage_is_refused(space: Any, tmp_path: Path) -> None:
     """Else its trials would be written over."""
     folder = StudyFolder(tmp_path / "s")
-    folder.write_trial(7, space.sample(0), {"number": 7, "runs": [], "failures": []})
+    folder.write_trial(7, space.sample(0), {"number": 7, "hash": "", "runs": [], "failures": []})
     with connected(f"sqlite:///{tmp_path / 'other.db'}") as storage:
         driver = Driver(space, folder, Local("cpu"))
         with pytest.raises(UserError, match=r"has trials \[7\] that .* does not know"):

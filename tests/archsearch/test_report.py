@@ -280,7 +280,7 @@ def test_the_page_opens_with_the_verdict(study):
 
 def test_the_verdict_without_final_runs_says_so(study):
     study.add("retnet", 2.0).add("trial 1", 1.5)
-    assert "trial 1 has the lowest validation loss of the candidates, 1.500" in study.verdict()
+    assert "trial 1 leads the candidates with a validation loss of 1.500" in study.verdict()
     assert "validation losses, by which it was chosen" in study.verdict()
     assert "beats" not in study.verdict()
 

@@ -184,6 +184,24 @@ def test_another_writer_is_told(space: Space) -> None:
     assert one.next() is not None
     with pytest.raises(UserError, match=r"trial 0 became trial 1 .*another process writes to it"):
         other.next()
+    again = Proposer(space, stored, seed=0, trials=9)  # the one that stays goes on
+    assert {*again.ledger.entries} == {0}
+    assert again.ledger.entries[0].state == "training"
+    entry = again.next()
+    assert entry is not None
+    assert entry.number == len(stored.trials) - 1 > 1
+
+
+def test_another_that_closes_our_trial_is_told(space: Space) -> None:
+    stored = optuna.create_study()
+    first = Proposer(space, stored, seed=0, trials=9)
+    entry = first.next()
+    assert entry is not None
+    one, other = (Proposer(space, stored, seed=0, trials=9) for _ in range(2))
+    entry.state, entry.loss = "trained", 1.0
+    one.settle(entry, TrialState.COMPLETE, (1.0,))
+    with pytest.raises(UserError, match="trial 0 was closed in its storage, so another process"):
+        other.settle(entry, TrialState.COMPLETE, (1.0,))
 
 
 @pytest.mark.parametrize("name", ALL)

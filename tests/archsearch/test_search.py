@@ -410,6 +410,41 @@ def test_a_storage_without_its_folder_is_refused(tmp_path: Path) -> None:
         other.open(RDBStorage(storage))
 
 
+def test_a_folder_of_another_study_is_left_as_it_was(tmp_path: Path) -> None:
+    """The same numbers, other architectures: nothing is written, and no trial has their losses."""
+    trials = {}
+    for name, dim in (("a", 24), ("b", 16)):
+        driver = Driver(tiny(tmp_path), StudyFolder(tmp_path / name), Local("cpu"))
+        driver.open(RDBStorage(f"sqlite:///{tmp_path / name}.db"))
+        entry = driver.proposer.next()
+        assert entry is not None
+        spec = reference("retnet", dim=dim, layers=1)
+        trials[name] = driver._new_trial(entry) | {"state": "trained", "hash": spec.hash()}
+        driver.folder.write_trial(entry.number, spec, trials[name] | {"loss": 1.5})
+    wrong = Driver(tiny(tmp_path), StudyFolder(tmp_path / "a"), Local("cpu"))
+    with pytest.raises(UserError, match=r"its trials \[0\] are other architectures than those of"):
+        wrong.open(RDBStorage(f"sqlite:///{tmp_path / 'b'}.db"))
+    empty = Driver(tiny(tmp_path), StudyFolder(tmp_path / "c"), Local("cpu"))
+    entry.state, entry.loss = "trained", 1.5
+    driver.proposer.settle(entry, optuna.trial.TrialState.COMPLETE, (1.5,))
+    with pytest.raises(UserError, match=r"its study has trials \[0\] that"):
+        empty.open(RDBStorage(f"sqlite:///{tmp_path / 'b'}.db"))
+    assert not (tmp_path / "c" / "space.yaml").exists()
+
+
+def test_another_study_that_began_meanwhile_is_found(tmp_path: Path) -> None:
+    """Between the check before a wait for others and the beginning."""
+    late = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), Local("cpu"), seed=7)
+    late.preflight()
+    (tmp_path / "s").mkdir()
+    first = Driver(tiny(tmp_path), StudyFolder(tmp_path / "s"), Local("cpu"))
+    first.open(RDBStorage(first.folder.storage))
+    with pytest.raises(
+        UserError, match="holds a study of another space; they differ first at seed"
+    ):
+        late.open(RDBStorage(late.folder.storage))
+
+
 @pytest.mark.parametrize(
     "url", ["nonsense", "postgresql://nobody@127.0.0.1:1/x", "sqlite:////no/such/folder/x.db"]
 )
