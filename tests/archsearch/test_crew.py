@@ -236,6 +236,7 @@ def test_what_no_trial_has_failed_by_is_not_heard_twice(
     full, done, late = (job(number, tmp_path) for number in range(3))
     one = boards()
     one.enlist(1)
+    number = 0  # of the last job that was taken
     with Crew("cpu", server.url, "small", 1) as crew:
         with suppress(OSError), crew.workers() as hands:
             for each, end in ((full, Failed(full, "disk_full", "full")), (done, Done(done, {}))):
