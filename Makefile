@@ -22,8 +22,8 @@ newest: install
 	PYTHONPATH=.venv/newest $(KERNELS)
 
 parity: install
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/parity -c constraints.txt transformers tokenizers regex torchscale
-	PYTHONPATH=.venv/parity $(BIN)/pytest tests/blocks/test_parity.py
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/parity -c constraints.txt transformers tokenizers regex torchscale accelerate
+	PYTHONPATH=.venv/parity $(BIN)/pytest tests/blocks/test_parity.py tests/archsearch/test_hub.py
 
 check: install
 	$(BIN)/ruff check .

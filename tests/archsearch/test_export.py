@@ -345,6 +345,16 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+def test_transformers_is_asked_for_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archsearch.hub.find_spec", lambda name: None)
+    (tmp_path / "s.yaml").write_text(MODELS["mamba"].to_yaml())
+    with pytest.raises(UserError, match=r"hf needs transformers, .*pip install 'archsearch\[hf\]'"):
+        export(tmp_path / "s.yaml", tmp_path / "m", format="hf")
+    assert {path.name for path in tmp_path.iterdir()} == {"s.yaml"}
+
+
 def test_generation_is_the_models_own_distribution() -> None:
     """Greedy tokens are those of running the whole sequence again each time."""
     model = build(MODELS["mixer_retention"], vocab=13).double().eval()

@@ -18,7 +18,7 @@ from archsearch.model import Model
 from archsearch.origin import Origin
 from archsearch.spec import ModelSpec
 
-transformers = pytest.importorskip("transformers", reason="pip install 'archsearch[hf]'")
+transformers = pytest.importorskip("transformers", reason="make parity installs it")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 VOCAB = 13
@@ -34,13 +34,12 @@ def spec_of(mixer: str) -> ModelSpec:
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
     """from_pretrained, with the copies of code that it makes in a folder of the tests."""
-    from transformers import AutoModelForCausalLM, dynamic_module_utils
-
+    auto, dynamic = (transformers.AutoModelForCausalLM, transformers.dynamic_module_utils)
     copies = tmp_path_factory.mktemp("modules")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(copies))
+        patch.setattr(dynamic, "HF_MODULES_CACHE", str(copies))
         patch.syspath_prepend(copies)
-        yield lambda path: AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+        yield lambda path: auto.from_pretrained(path, trust_remote_code=True)
 
 
 def exported(spec: ModelSpec, folder: Path, vocab: int = VOCAB) -> Model:
@@ -108,7 +107,6 @@ def test_save_pretrained_goes_there_and_back(tmp_path: Path, load: Loader) -> No
 def test_weights_that_a_file_lacks_are_born_as_here(tmp_path: Path, load: Loader) -> None:
     """A constant is in no file, and has its value; so has a model of a configuration alone."""
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM
 
     exported(spec_of("retention"), tmp_path / "m")
     weights = load_file(tmp_path / "m" / "model.safetensors")
@@ -117,7 +115,7 @@ def test_weights_that_a_file_lacks_are_born_as_here(tmp_path: Path, load: Loader
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
     model = load(tmp_path / "m")
     assert torch.equal(model.state_dict()[norm], torch.ones(16))
-    fresh = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
+    fresh = transformers.AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
     for name, constant in model.constants.items():
         assert torch.equal(dict(model.model.named_buffers())[name], constant)
         assert torch.equal(dict(fresh.model.named_buffers())[name], constant)

@@ -122,7 +122,6 @@ def test_retention(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchscale's three forms; it interleaves the pairs that it turns, ours are halves."""
     for name in ("fairscale", "fairscale.nn", "timm", "timm.models", "timm.models.layers"):
         monkeypatch.setitem(sys.modules, name, MagicMock())  # of other layers in the same file
-    pytest.importorskip("torchscale", reason="make parity installs it")
     retnet: Any = import_module("torchscale.architecture.retnet")
     H, length = 2, 64
     args = SimpleNamespace(
